@@ -1,0 +1,158 @@
+import { and, desc, eq, inArray, isNull, lt } from 'drizzle-orm'
+import type { Db } from './client.ts'
+import { withTransaction } from './client.ts'
+import type { JobState } from './job-state.ts'
+import { isTerminal } from './job-state.ts'
+import { reservation } from './schema/budget.ts'
+import { job, jobOutput } from './schema/job.ts'
+
+export type JobRow = typeof job.$inferSelect
+export type OutputRow = typeof jobOutput.$inferSelect
+
+export interface JobWithOutputs {
+  job: JobRow
+  /** By index; empty until the first image is stored. */
+  outputs: OutputRow[]
+  reservation: Pick<
+    typeof reservation.$inferSelect,
+    'state' | 'unitMicros' | 'amountMicros' | 'capturedMicros'
+  >
+}
+
+const WITH_RESERVATION = {
+  job,
+  reservation: {
+    state: reservation.state,
+    unitMicros: reservation.unitMicros,
+    amountMicros: reservation.amountMicros,
+    capturedMicros: reservation.capturedMicros,
+  },
+}
+
+/** A job of this org with its outputs and its money, or null: another org's job is not there. */
+export async function findJob(
+  db: Db,
+  input: { orgId: string; jobId: string },
+): Promise<JobWithOutputs | null> {
+  const [found] = await db.orm
+    .select(WITH_RESERVATION)
+    .from(job)
+    .innerJoin(reservation, eq(reservation.jobId, job.id))
+    .where(and(eq(job.id, input.jobId), eq(job.orgId, input.orgId)))
+  if (!found) return null
+  return { ...found, outputs: await listOutputs(db, input.jobId) }
+}
+
+/** The stored images of a job, by index. */
+export function listOutputs(db: Db, jobId: string): Promise<OutputRow[]> {
+  return db.orm.select().from(jobOutput).where(eq(jobOutput.jobId, jobId)).orderBy(jobOutput.idx)
+}
+
+/**
+ * A page of an org's jobs with their outputs and money, newest first, in two queries.
+ *
+ * @param input.before id of the last job of the page before
+ */
+export async function listJobs(
+  db: Db,
+  input: { orgId: string; state?: JobState; before?: string; limit: number },
+): Promise<JobWithOutputs[]> {
+  const rows = await db.orm
+    .select(WITH_RESERVATION)
+    .from(job)
+    .innerJoin(reservation, eq(reservation.jobId, job.id))
+    .where(
+      and(
+        eq(job.orgId, input.orgId),
+        input.state === undefined ? undefined : eq(job.state, input.state),
+        input.before === undefined ? undefined : lt(job.id, input.before),
+      ),
+    )
+    .orderBy(desc(job.id))
+    .limit(input.limit)
+  const ids = rows.map((row) => row.job.id)
+  if (ids.length === 0) return []
+  const outputs = await db.orm
+    .select()
+    .from(jobOutput)
+    .where(inArray(jobOutput.jobId, ids))
+    .orderBy(jobOutput.idx)
+  return rows.map((row) => ({
+    ...row,
+    outputs: outputs.filter((output) => output.jobId === row.job.id),
+  }))
+}
+
+/** The states of many jobs in one query; unknown ids are left out. */
+export function readJobStates(
+  db: Db,
+  jobIds: readonly string[],
+): Promise<{ id: string; state: JobState }[]> {
+  if (jobIds.length === 0) return Promise.resolve([])
+  return db.orm
+    .select({ id: job.id, state: job.state })
+    .from(job)
+    .where(inArray(job.id, [...jobIds]))
+}
+
+/**
+ * An image that may be served: of a succeeded job. Not tied to an org: whoever holds a signed URL may read.
+ * A deleted one comes back with `deletedAt` set.
+ */
+export async function findOutput(
+  db: Db,
+  input: { jobId: string; idx: number },
+): Promise<OutputRow | null> {
+  const [found] = await db.orm
+    .select({ output: jobOutput })
+    .from(jobOutput)
+    .innerJoin(job, eq(job.id, jobOutput.jobId))
+    .where(
+      and(
+        eq(jobOutput.jobId, input.jobId),
+        eq(jobOutput.idx, input.idx),
+        eq(job.state, 'succeeded'),
+      ),
+    )
+  return found?.output ?? null
+}
+
+export type DeleteResult =
+  | { ok: true; /** Objects that no other live image shares. */ objectKeys: string[] }
+  | { ok: false; reason: 'not_found' | 'not_finished' }
+
+/**
+ * Forgets what a finished job was about: prompt, caller's fields, webhook URL, images. Usage and ledger stay.
+ *
+ * The caller then removes the objects; a crash in between is mended by repeating the call, which returns
+ * the same keys again.
+ */
+export async function markJobDeleted(
+  db: Db,
+  input: { orgId: string; jobId: string },
+): Promise<DeleteResult> {
+  return await withTransaction(db, async (tx) => {
+    const [row] = await tx.orm
+      .select({ state: job.state })
+      .from(job)
+      .where(and(eq(job.id, input.jobId), eq(job.orgId, input.orgId)))
+      .for('update')
+    if (!row) return { ok: false, reason: 'not_found' }
+    if (!isTerminal(row.state)) return { ok: false, reason: 'not_finished' }
+    const now = new Date()
+    await tx.orm
+      .update(jobOutput)
+      .set({ deletedAt: now })
+      .where(and(eq(jobOutput.jobId, input.jobId), isNull(jobOutput.deletedAt)))
+    await tx.orm
+      .update(job)
+      .set({ prompt: null, callerFields: {}, webhookUrl: null, deletedAt: now })
+      .where(eq(job.id, input.jobId))
+    const keys = await tx.sql<{ object_key: string }[]>`
+      select distinct o.object_key from job_output o
+       where o.job_id = ${input.jobId} and not exists (
+         select 1 from job_output other
+          where other.object_key = o.object_key and other.deleted_at is null)`
+    return { ok: true, objectKeys: keys.map((key) => key.object_key) }
+  })
+}

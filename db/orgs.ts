@@ -1,0 +1,107 @@
+import type { Db } from './client.ts'
+import { withTransaction } from './client.ts'
+import { createId } from './ids.ts'
+
+export type BudgetScope = 'key' | 'team' | 'org'
+
+/** Limits of one level; null = none. Amounts in micro-USD. */
+export interface Limits {
+  /** Credit of this level: what may be held and spent in all. */
+  creditMicros?: bigint | null
+  /** What may be held and spent in one calendar month (UTC). */
+  monthLimitMicros?: bigint | null
+  /** Jobs that may be unfinished at the same time. */
+  maxInflight?: number | null
+}
+
+/**
+ * Creates a tenant with its ledger accounts and balance row.
+ *
+ * A prepaid org starts with no credit unless `creditMicros` is given; that amount is posted to the ledger.
+ */
+export async function createOrg(
+  db: Db,
+  input: {
+    name: string
+    kind: 'external' | 'internal'
+    settlementMode: 'prepaid' | 'postpaid' | 'internal'
+  } & Limits,
+): Promise<{ orgId: string }> {
+  const orgId = createId('org')
+  await withTransaction(db, async (tx) => {
+    await tx.sql`
+      insert into org (id, name, kind, settlement_mode)
+      values (${orgId}, ${input.name}, ${input.kind}, ${input.settlementMode})`
+    await tx.sql`
+      insert into ledger_account (id, org_id, type)
+      select type || ':' || ${orgId}, ${orgId}, type
+        from unnest(array['prepaid', 'receivable', 'team_cost']) as type`
+    const isPrepaid = input.settlementMode === 'prepaid'
+    await insertBalance(tx, 'org', orgId, {
+      ...input,
+      creditMicros: isPrepaid ? 0n : (input.creditMicros ?? null),
+    })
+    if (isPrepaid && input.creditMicros) {
+      await tx.sql`select grant_credit(${orgId}, ${input.creditMicros}::bigint, ${'opening:' + orgId})`
+    }
+  })
+  return { orgId }
+}
+
+/** Creates a team (a cost centre) with its balance row. */
+export async function createTeam(
+  db: Db,
+  input: { orgId: string; name: string; costCentre: string } & Limits,
+): Promise<{ teamId: string }> {
+  const teamId = createId('team')
+  await withTransaction(db, async (tx) => {
+    await tx.sql`
+      insert into team (id, org_id, name, cost_centre)
+      values (${teamId}, ${input.orgId}, ${input.name}, ${input.costCentre})`
+    await insertBalance(tx, 'team', teamId, input)
+  })
+  return { teamId }
+}
+
+/** The row that every level has. @throws on a second one for the same level */
+export async function insertBalance(
+  tx: Db,
+  scope: BudgetScope,
+  scopeId: string,
+  limits: Limits,
+): Promise<void> {
+  await tx.sql`
+    insert into budget (id, scope, scope_id, kind, period_start, limit_micros, month_limit_micros, max_inflight)
+    values (${createId('budget')}, ${scope}, ${scopeId}, 'balance', 'epoch',
+            ${limits.creditMicros ?? null}::bigint, ${limits.monthLimitMicros ?? null}::bigint,
+            ${limits.maxInflight ?? null}::int)`
+}
+
+export type SetBudgetResult =
+  | { ok: true }
+  /** `credit_is_granted`: a prepaid org's credit is what it paid for; see `grantCredit`. */
+  | { ok: false; reason: 'below_committed' | 'not_found' | 'credit_is_granted' }
+
+/**
+ * Changes limits of one level; a limit left out stays, null takes it away. A monthly limit counts the whole
+ * month under way, also what was accepted before it was set. Safe to repeat and under load.
+ *
+ * @returns `below_committed`, and nothing changed, when held plus spent is already above a new limit or
+ *   more jobs are in flight than a new `maxInflight`
+ */
+export async function setBudget(
+  db: Db,
+  input: { scope: BudgetScope; scopeId: string } & Limits,
+): Promise<SetBudgetResult> {
+  const changes = JSON.stringify({
+    limit_micros: input.creditMicros?.toString() ?? input.creditMicros,
+    month_limit_micros: input.monthLimitMicros?.toString() ?? input.monthLimitMicros,
+    max_inflight: input.maxInflight,
+  })
+  const [row] = await db.sql<
+    { outcome: 'changed' | 'below_committed' | 'not_found' | 'credit_is_granted' }[]
+  >`
+    select set_budget(${input.scope}, ${input.scopeId}, ${changes}::text::jsonb) as outcome`
+  if (!row) throw new Error('set_budget returned no row')
+  return row.outcome === 'changed' ? { ok: true } : { ok: false, reason: row.outcome }
+}

@@ -1,0 +1,124 @@
+import { sql } from 'drizzle-orm'
+import {
+  bigint,
+  check,
+  index,
+  integer,
+  jsonb,
+  pgTable,
+  primaryKey,
+  real,
+  text,
+  timestamp,
+  uniqueIndex,
+} from 'drizzle-orm/pg-core'
+import { apiKey } from './key.ts'
+import { org, team } from './org.ts'
+
+/** What a worker last announced about the model it serves; the gateway's size rules come from here. */
+export const model = pgTable('model', {
+  id: text().primaryKey(),
+  /** `SizeRules` of the checkpoint, snake_case as in its serving file. */
+  size: jsonb().notNull(),
+  steps: integer().notNull(),
+  guidanceScale: real('guidance_scale').notNull(),
+  notice: text(),
+  weightsHash: text('weights_hash').notNull(),
+  announcedAt: timestamp('announced_at', { withTimezone: true }).notNull().defaultNow(),
+})
+
+/**
+ * One request for n images: the only truth about its state. The queue carries the id and nothing else.
+ *
+ * `attempt` is the fence: every write by a worker names the attempt that it claimed and touches no row
+ * when a newer one exists. `failed_attempts` counts crashes and failures; a job handed back on a
+ * graceful stop is not one.
+ */
+export const job = pgTable(
+  'job',
+  {
+    id: text().primaryKey(),
+    orgId: text('org_id')
+      .notNull()
+      .references(() => org.id),
+    teamId: text('team_id')
+      .notNull()
+      .references(() => team.id),
+    keyId: text('key_id')
+      .notNull()
+      .references(() => apiKey.id),
+    idempotencyKey: text('idempotency_key'),
+    requestHash: text('request_hash').notNull(),
+    dialect: text({ enum: ['native', 'zai', 'openai'] }).notNull(),
+    model: text().notNull(),
+    /** Null once the caller has deleted the job. */
+    prompt: text(),
+    width: integer().notNull(),
+    height: integer().notNull(),
+    n: integer().notNull(),
+    seed: bigint({ mode: 'number' }).notNull(),
+    steps: integer(),
+    guidanceScale: real('guidance_scale'),
+    format: text({ enum: ['png', 'webp', 'jpeg', 'avif'] }).notNull(),
+    /** What the caller sent beside the above and wants back: request_id, user_id, metadata. */
+    callerFields: jsonb('caller_fields')
+      .notNull()
+      .default(sql`'{}'::jsonb`),
+    webhookUrl: text('webhook_url'),
+    state: text({
+      enum: ['accepted', 'queued', 'running', 'succeeded', 'failed', 'canceled', 'expired'],
+    }).notNull(),
+    attempt: integer().notNull().default(0),
+    failedAttempts: integer('failed_attempts').notNull().default(0),
+    workerId: text('worker_id'),
+    leaseUntil: timestamp('lease_until', { withTimezone: true }),
+    /** `{ stage, step, total, image }` as the worker last reported. */
+    progress: jsonb(),
+    cancelRequestedAt: timestamp('cancel_requested_at', { withTimezone: true }),
+    errorCode: text('error_code'),
+    errorMessage: text('error_message'),
+    /** Why the result is billed or not; set with the terminal state. */
+    billedReason: text('billed_reason'),
+    /** `{ gpu_seconds, timings_ms, weights_hash, steps, guidance_scale, tokens }` of the finished job. */
+    runInfo: jsonb('run_info'),
+    createdAt: timestamp('created_at', { withTimezone: true }).notNull().defaultNow(),
+    dispatchedAt: timestamp('dispatched_at', { withTimezone: true }),
+    startedAt: timestamp('started_at', { withTimezone: true }),
+    finishedAt: timestamp('finished_at', { withTimezone: true }),
+    /** After this instant an unfinished job is expired and its hold released. */
+    deadlineAt: timestamp('deadline_at', { withTimezone: true }).notNull(),
+    deletedAt: timestamp('deleted_at', { withTimezone: true }),
+  },
+  (t) => [
+    uniqueIndex('job_idempotency_once').on(t.keyId, t.idempotencyKey),
+    // Listing pages walk an org's jobs newest first; ids are time-ordered.
+    index('job_by_org').on(t.orgId, t.id),
+    // The sweep reads only what is unfinished, a tiny part of the table.
+    index('job_unfinished')
+      .on(t.state, t.leaseUntil)
+      .where(sql`${t.state} in ('accepted', 'queued', 'running')`),
+    check('job_n_positive', sql`${t.n} between 1 and 10`),
+  ],
+)
+
+/** One delivered picture. Present only once its bytes are stored; the key is its own sha256. */
+export const jobOutput = pgTable(
+  'job_output',
+  {
+    jobId: text('job_id')
+      .notNull()
+      .references(() => job.id),
+    idx: integer().notNull(),
+    objectKey: text('object_key').notNull(),
+    sha256: text().notNull(),
+    sizeBytes: integer('size_bytes').notNull(),
+    contentType: text('content_type').notNull(),
+    width: integer().notNull(),
+    height: integer().notNull(),
+    seed: bigint({ mode: 'number' }).notNull(),
+    storedAt: timestamp('stored_at', { withTimezone: true }).notNull().defaultNow(),
+    /** Set by the deletion call after the object is gone. */
+    deletedAt: timestamp('deleted_at', { withTimezone: true }),
+  },
+  (t) => [primaryKey({ columns: [t.jobId, t.idx] })],
+)
