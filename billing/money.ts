@@ -1,0 +1,27 @@
+/** Money in millionths of a US dollar. One image at list price is 15,000. */
+export type Micros = bigint & { readonly unit: 'micros' }
+
+/** Names a bigint as micros. */
+export function micros(amount: bigint | number): Micros {
+  return BigInt(amount) as Micros
+}
+
+/**
+ * The price of a quantity: `priceMicros` per `perUnits`, rounded half up, once. The only rounding there is.
+ *
+ * @throws RangeError when quantity or price is negative or `perUnits` not positive
+ */
+export function priceOf(priceMicros: bigint, perUnits: bigint, quantity: bigint): Micros {
+  if (priceMicros < 0n || perUnits <= 0n || quantity < 0n) {
+    throw new RangeError('a price needs priceMicros >= 0, perUnits > 0 and quantity >= 0')
+  }
+  return micros((2n * priceMicros * quantity + perUnits) / (2n * perUnits))
+}
+
+/** US dollars with six digits: 15000n is `0.015000`. */
+export function formatUsd(amount: bigint): string {
+  const sign = amount < 0n ? '-' : ''
+  const absolute = amount < 0n ? -amount : amount
+  const fraction = (absolute % 1_000_000n).toString().padStart(6, '0')
+  return `${sign}${absolute / 1_000_000n}.${fraction}`
+}

@@ -1,0 +1,175 @@
+import type { Db } from '../db/client.ts'
+import type { JobState } from '../db/job-state.ts'
+
+export type BudgetScope = 'key' | 'team' | 'org'
+
+/** A job as the caller asked for it. */
+export interface NewJob {
+  id: string
+  orgId: string
+  teamId: string
+  keyId: string
+  /** Null: this call can never be repeated. */
+  idempotencyKey: string | null
+  /** Equal for equal requests; a repeat with another hash is refused. */
+  requestHash: string
+  dialect: 'native' | 'zai' | 'openai'
+  model: string
+  prompt: string
+  width: number
+  height: number
+  n: number
+  seed: number
+  steps: number | null
+  guidanceScale: number | null
+  format: 'png' | 'webp' | 'jpeg' | 'avif'
+  callerFields: Record<string, unknown>
+  webhookUrl: string | null
+  /** Unfinished by then, the job is expired and its hold released. */
+  deadlineSeconds: number
+}
+
+export interface ReserveInput {
+  job: NewJob
+  unitMicros: bigint
+  priceVersionId: string
+}
+
+export type ReserveResult =
+  | { ok: true; jobId: string; replayed: boolean; state: JobState; outboxId: bigint | null }
+  | ReserveRefusal
+
+export type ReserveRefusal =
+  | { ok: false; reason: 'key_inactive' | 'idempotency_mismatch' }
+  | {
+      ok: false
+      reason: 'insufficient_credit' | 'budget_exceeded'
+      scope: BudgetScope
+      limitMicros: bigint
+      spentMicros: bigint
+      heldMicros: bigint
+      amountMicros: bigint
+      /** When a monthly budget starts anew; null for credit. */
+      resetsAt: Date | null
+    }
+  | {
+      ok: false
+      reason: 'too_many_inflight'
+      scope: BudgetScope
+      inflight: number
+      maxInflight: number
+    }
+
+/** The SQLSTATE with which the database function undoes a reservation that a budget refuses. */
+const REFUSED = 'GP402'
+
+/**
+ * Accepts a job and holds its full price on key, team and org, or does nothing and says why: one round trip,
+ * one commit for job row, hold, ledger and outbox. No budget is passed by any number of callers at once. The
+ * key is checked again inside, so a revoked key starts nothing whatever a cache says.
+ *
+ * Safe to repeat under one idempotency key: a repeat returns the first job.
+ */
+export async function reserveJob(db: Db, input: ReserveInput): Promise<ReserveResult> {
+  const { job } = input
+  const document = {
+    unit_micros: input.unitMicros.toString(),
+    price_version_id: input.priceVersionId,
+    job: {
+      id: job.id,
+      org_id: job.orgId,
+      team_id: job.teamId,
+      key_id: job.keyId,
+      idempotency_key: job.idempotencyKey,
+      request_hash: job.requestHash,
+      dialect: job.dialect,
+      model: job.model,
+      prompt: job.prompt,
+      width: job.width,
+      height: job.height,
+      n: job.n,
+      seed: job.seed,
+      steps: job.steps,
+      guidance_scale: job.guidanceScale,
+      format: job.format,
+      caller_fields: job.callerFields,
+      webhook_url: job.webhookUrl,
+      deadline_seconds: job.deadlineSeconds,
+    },
+  }
+  try {
+    const [row] = await db.sql<{ result: WireResult }[]>`
+      select reserve_job(${JSON.stringify(document)}::text::jsonb) as result`
+    if (!row) throw new Error('reserve_job returned no row')
+    return toResult(row.result)
+  } catch (error) {
+    const refusal = refusalOf(error)
+    if (!refusal) throw error
+    return toResult(refusal)
+  }
+}
+
+type WireResult =
+  | { ok: true; replayed: boolean; job_id: string; state: JobState; outbox_id: string | null }
+  | { ok: false; reason: 'key_inactive' | 'idempotency_mismatch' }
+  | {
+      ok: false
+      reason: 'insufficient_credit' | 'budget_exceeded'
+      scope: BudgetScope
+      limit_micros: string
+      spent_micros: string
+      held_micros: string
+      amount_micros: string
+      resets_at: string | null
+    }
+  | {
+      ok: false
+      reason: 'too_many_inflight'
+      scope: BudgetScope
+      inflight: number
+      max_inflight: number
+    }
+
+function refusalOf(error: unknown): WireResult | null {
+  if (!(error instanceof Error) || !('code' in error) || error.code !== REFUSED) return null
+  const detail = 'detail' in error ? error.detail : null
+  return typeof detail === 'string' ? (JSON.parse(detail) as WireResult) : null
+}
+
+function toResult(wire: WireResult): ReserveResult {
+  if (wire.ok) {
+    const { job_id: jobId, replayed, state, outbox_id: outboxId } = wire
+    return {
+      ok: true,
+      jobId,
+      replayed,
+      state,
+      outboxId: outboxId === null ? null : BigInt(outboxId),
+    }
+  }
+  switch (wire.reason) {
+    case 'key_inactive':
+    case 'idempotency_mismatch':
+      return { ok: false, reason: wire.reason }
+    case 'too_many_inflight':
+      return {
+        ok: false,
+        reason: wire.reason,
+        scope: wire.scope,
+        inflight: wire.inflight,
+        maxInflight: wire.max_inflight,
+      }
+    case 'insufficient_credit':
+    case 'budget_exceeded':
+      return {
+        ok: false,
+        reason: wire.reason,
+        scope: wire.scope,
+        limitMicros: BigInt(wire.limit_micros),
+        spentMicros: BigInt(wire.spent_micros),
+        heldMicros: BigInt(wire.held_micros),
+        amountMicros: BigInt(wire.amount_micros),
+        resetsAt: wire.resets_at === null ? null : new Date(wire.resets_at),
+      }
+  }
+}
