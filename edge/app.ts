@@ -1,0 +1,99 @@
+import type { OpenAPIHono } from '@hono/zod-openapi'
+import { bodyLimit } from 'hono/body-limit'
+import { authenticate } from './auth.ts'
+import type { Scope } from './auth.ts'
+import type { Deps, RequestState } from './deps.ts'
+import { ApiError, createOnError, requestIdOf } from './errors.ts'
+import { limitRate } from './limits.ts'
+import { createRouter } from './openapi.ts'
+import { WEBHOOK_PATHS, keylessRoutes, resultRoutes, webhookRoutes } from './result-routes.ts'
+import { balanceGet } from './routes/balance.get.ts'
+import { healthGet } from './routes/health.get.ts'
+import { jobsCancel } from './routes/jobs.cancel.ts'
+import { jobsCreate } from './routes/jobs.create.ts'
+import { jobsGet } from './routes/jobs.get.ts'
+import { jobsList } from './routes/jobs.list.ts'
+import { modelsList } from './routes/models.list.ts'
+import { openapiGet } from './routes/openapi.get.ts'
+import { openaiImages } from './routes/openai.images.ts'
+import { zaiImages } from './routes/zai.images.ts'
+
+/** A prompt and its settings are a few kilobytes. */
+const MAX_BODY_BYTES = 1_048_576
+const ZAI_BASES = ['/api/paas/v4', '/paas/v4'] as const
+
+/**
+ * Composes the gateway: request id, size limit, then public routes, then who calls, how often, and what it
+ * may do. The same app runs on Workers and on Node.
+ *
+ * @param options.isBuiltPerRequest prepares less for matching, as the app serves one request alone
+ */
+export function createApp(
+  deps: Deps,
+  options: { isBuiltPerRequest?: boolean } = {},
+): OpenAPIHono<RequestState> {
+  const app = createRouter(options)
+  app.onError(createOnError(deps.log))
+  app.notFound(() => {
+    throw new ApiError('not_found')
+  })
+  app.use(async (c, next) => {
+    const requestId = requestIdOf(c)
+    // No id of ours holds it, and the database cannot.
+    if (c.req.path.includes('\0') || c.req.path.includes('%00')) throw new ApiError('not_found')
+    await next()
+    c.res.headers.set('x-request-id', requestId)
+  })
+  app.use(
+    bodyLimit({
+      maxSize: MAX_BODY_BYTES,
+      onError: () => {
+        throw new ApiError('payload_too_large', {
+          message: `The body is larger than ${MAX_BODY_BYTES} bytes.`,
+          // The rest of the body is not read, so the connection cannot carry another call.
+          headers: { connection: 'close' },
+        })
+      },
+    }),
+  )
+  app.route('/', healthGet(deps))
+  app.route('/', openapiGet(app))
+  app.route('/', keylessRoutes(deps))
+
+  guard(app, deps, 'generate', [
+    '/v1/images/*',
+    ...ZAI_BASES.flatMap((base) => [`${base}/images/*`, `${base}/async/*`]),
+  ])
+  guard(app, deps, 'read', [
+    '/v1/models',
+    '/v1/balance',
+    ...ZAI_BASES.map((base) => `${base}/async-result/*`),
+  ])
+  guard(app, deps, 'webhooks', WEBHOOK_PATHS)
+  guardJobs(app, deps)
+  app.route('/', jobsCreate(deps))
+  app.route('/', jobsList(deps))
+  app.route('/', jobsGet(deps))
+  app.route('/', jobsCancel(deps))
+  app.route('/', resultRoutes(deps))
+  app.route('/', webhookRoutes(deps))
+  app.route('/', balanceGet(deps))
+  app.route('/', modelsList(deps))
+  app.route('/', openaiImages(deps))
+  for (const base of ZAI_BASES) app.route(base, zaiImages(deps))
+  return app
+}
+
+function guard(app: OpenAPIHono<RequestState>, deps: Deps, scope: Scope, paths: string[]): void {
+  for (const path of paths) app.use(path, authenticate(deps, scope), limitRate(deps))
+}
+
+/** Jobs are made with `generate`; looking at them needs `read`; everything that changes one `generate`. */
+function guardJobs(app: OpenAPIHono<RequestState>, deps: Deps): void {
+  const generate = authenticate(deps, 'generate')
+  const read = authenticate(deps, 'read')
+  // The pattern covers `/v1/jobs` itself; a second one would count its calls twice.
+  const path = '/v1/jobs/*'
+  app.use(path, (c, next) => (c.req.method === 'GET' ? read(c, next) : generate(c, next)))
+  app.use(path, limitRate(deps))
+}

@@ -1,0 +1,125 @@
+import type {
+  ExecutionContext,
+  Hyperdrive,
+  RateLimit,
+  ScheduledController,
+} from '@cloudflare/workers-types'
+import { closeDatabase, openDatabase } from '../db/client.ts'
+import { createApp } from './app.ts'
+import { createKeyCache } from './auth.ts'
+import { createCatalogue } from './catalogue.ts'
+import type { Deps } from './deps.ts'
+import { createSqsQueue } from './enqueue.ts'
+import { awsCredentials, parseWorkersEnv, syncWaitMs } from './env.ts'
+import { createRateLimiter } from './limits.ts'
+import { createLostCalls } from './lost-calls.ts'
+import { createS3Objects } from './objects.ts'
+import { sweepOnce } from './sweep.ts'
+import { createJobWaiter } from './waiter.ts'
+import { createWorkersWebhookSender } from './workers-webhook-sender.ts'
+
+interface Bindings {
+  /** Pool near the database; its cache must be off, because money and keys go through it. */
+  HYPERDRIVE?: Hyperdrive
+  /** Counts requests of one address at one location; blunts floods and counts nothing that is paid for. */
+  SHIELD?: RateLimit
+}
+
+const now = () => new Date()
+// Memory of the isolate: none of it holds a connection, so requests may share it.
+const keys = createKeyCache(now)
+const limiter = createRateLimiter(now)
+const catalogue = createCatalogue(now)
+const lostCalls = createLostCalls(now)
+
+/** One request needs one connection; a page of jobs a few. Workers allow six at once. */
+const MAX_CONNECTIONS = 4
+
+function log(entry: Record<string, unknown>): void {
+  console.log(JSON.stringify(entry))
+}
+
+function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
+  const env = parseWorkersEnv(bindings)
+  const url = bindings.HYPERDRIVE?.connectionString ?? env.DATABASE_URL
+  if (!url) throw new Error('HYPERDRIVE or DATABASE_URL: one of them is needed')
+  if (env.S3_BUCKET === undefined) throw new Error('S3_BUCKET: is not set')
+  const db = openDatabase(url, {
+    maxConnections: MAX_CONNECTIONS,
+    applicationName: 'glyphpress-edge',
+  })
+  const endpoint = (value: string | undefined) => (value === undefined ? {} : { endpoint: value })
+  const queue = createSqsQueue(db, {
+    queueUrl: env.SQS_QUEUE_URL,
+    region: env.AWS_REGION,
+    ...endpoint(env.SQS_ENDPOINT),
+    ...awsCredentials(env),
+  })
+  const deps: Deps = {
+    db,
+    pepper: env.KEY_PEPPER,
+    publicUrl: env.PUBLIC_URL,
+    now,
+    queue,
+    objects: createS3Objects({
+      bucket: env.S3_BUCKET,
+      region: env.AWS_REGION,
+      isPublic: env.S3_PUBLIC === '1',
+      ...endpoint(env.S3_ENDPOINT),
+      ...awsCredentials(env),
+    }),
+    keys,
+    limiter,
+    catalogue,
+    waiter: createJobWaiter(db, log, syncWaitMs(env)),
+    lostCalls,
+    ...(bindings.SHIELD === undefined ? {} : { shield: createShield(bindings.SHIELD) }),
+    sendWebhook: createWorkersWebhookSender(),
+    allowLoopbackWebhooks: false,
+    pokeSweep: () => deps.background(runSweep(deps)),
+    background: (work) => {
+      context.waitUntil(
+        work.catch((error: unknown) =>
+          log({ level: 'warn', event: 'background_failed', error: String(error) }),
+        ),
+      )
+    },
+    log,
+  }
+  return deps
+}
+
+/** Open when the platform's counter fails: the limits of keys and budgets stand behind it. */
+function createShield(binding: RateLimit): (request: Request) => Promise<boolean> {
+  return async (request) => {
+    const address = request.headers.get('cf-connecting-ip')
+    if (address === null) return true
+    try {
+      return (await binding.limit({ key: address })).success
+    } catch (error) {
+      log({ level: 'warn', event: 'shield_failed', error: String(error) })
+      return true
+    }
+  }
+}
+
+async function runSweep(deps: Deps): Promise<void> {
+  const report = await sweepOnce(deps)
+  for (const [part, outcome] of Object.entries(report)) {
+    if (outcome instanceof Error) {
+      log({ level: 'warn', event: 'sweep_failed', part, error: String(outcome) })
+    }
+  }
+}
+
+/** The Worker: `fetch` serves the API, `scheduled` runs the sweep every minute. */
+export default {
+  async fetch(request: Request, bindings: Bindings, context: ExecutionContext): Promise<Response> {
+    return createApp(createDeps(bindings, context), { isBuiltPerRequest: true }).fetch(request)
+  },
+  async scheduled(_: ScheduledController, bindings: Bindings, context: ExecutionContext) {
+    const deps = createDeps(bindings, context)
+    await runSweep(deps)
+    await closeDatabase(deps.db)
+  },
+}

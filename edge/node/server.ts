@@ -1,0 +1,130 @@
+import { serve } from '@hono/node-server'
+import { closeDatabase, openDatabase } from '../../db/client.ts'
+import { createApp } from '../app.ts'
+import { createKeyCache } from '../auth.ts'
+import { createCatalogue } from '../catalogue.ts'
+import type { Deps } from '../deps.ts'
+import { createSqsQueue } from '../enqueue.ts'
+import { awsCredentials, syncWaitMs } from '../env.ts'
+import type { NodeEnv } from '../env.ts'
+import { createRateLimiter } from '../limits.ts'
+import { createLostCalls } from '../lost-calls.ts'
+import { createS3Objects } from '../objects.ts'
+import type { ObjectStore } from '../objects.ts'
+import { createJobWaiter } from '../waiter.ts'
+import { createFileObjects } from './file-objects.ts'
+import { startSweepLoop } from './sweep-loop.ts'
+import { createNodeWebhookSender } from './webhook-sender.ts'
+
+export interface Gateway {
+  /** Where it listens, such as `http://127.0.0.1:8787`. */
+  readonly url: string
+  /** Takes no new calls, lets running ones end for up to five seconds, stops the sweep. Safe to repeat. */
+  stop(): Promise<void>
+}
+
+const DRAIN_TIMEOUT_MS = 5_000
+const DRAIN_POLL_MS = 50
+/** Above the 60 s of common load balancers, which would otherwise reuse a connection that is just closing. */
+const KEEP_ALIVE_MS = 65_000
+/** Reservations hold a connection for well under a millisecond of work; more would only queue in Postgres. */
+const MAX_CONNECTIONS = 16
+
+/**
+ * Starts the gateway with its sweep in this process.
+ *
+ * @throws with code EADDRINUSE when the port is taken
+ */
+export async function startGateway(
+  env: NodeEnv,
+  log: (entry: Record<string, unknown>) => void,
+): Promise<Gateway> {
+  const db = openDatabase(env.DATABASE_URL, {
+    maxConnections: MAX_CONNECTIONS,
+    applicationName: 'glyphpress-gateway',
+  })
+  const allowLoopbackWebhooks = env.WEBHOOK_ALLOW_LOOPBACK === '1'
+  const sender = createNodeWebhookSender({ allowLoopback: allowLoopbackWebhooks })
+  const now = () => new Date()
+  const queue = createSqsQueue(db, {
+    queueUrl: env.SQS_QUEUE_URL,
+    region: env.AWS_REGION,
+    ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
+    ...awsCredentials(env),
+  })
+  const base = { db, pepper: env.KEY_PEPPER, now, sendWebhook: sender.send, allowLoopbackWebhooks }
+  const sweep = startSweepLoop({ ...base, queue }, (part, error) =>
+    log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
+  )
+  const deps: Deps = {
+    ...base,
+    publicUrl: env.PUBLIC_URL,
+    queue,
+    objects: createObjects(env),
+    keys: createKeyCache(now),
+    limiter: createRateLimiter(now),
+    catalogue: createCatalogue(now),
+    waiter: createJobWaiter(db, log, syncWaitMs(env)),
+    lostCalls: createLostCalls(now),
+    pokeSweep: () => sweep.poke(),
+    background: (work) => {
+      work.catch((error: unknown) =>
+        log({ level: 'warn', event: 'background_failed', error: String(error) }),
+      )
+    },
+    log,
+  }
+  const app = createApp(deps)
+  const server = await listen((request) => app.fetch(request), env)
+  let stopped: Promise<void> | null = null
+  const stop = async () => {
+    // Calls that wait for a picture get its task id now, and not a cut connection.
+    deps.waiter.stop()
+    await server.close()
+    await sweep.stop()
+    await sender.close()
+    await closeDatabase(db)
+  }
+  return { url: server.url, stop: () => (stopped ??= stop()) }
+}
+
+function createObjects(env: NodeEnv): ObjectStore {
+  if (env.S3_BUCKET === undefined) return createFileObjects(env.OBJECT_DIR ?? '')
+  return createS3Objects({
+    bucket: env.S3_BUCKET,
+    region: env.AWS_REGION,
+    isPublic: env.S3_PUBLIC === '1',
+    ...(env.S3_ENDPOINT === undefined ? {} : { endpoint: env.S3_ENDPOINT }),
+    ...awsCredentials(env),
+  })
+}
+
+function listen(
+  fetch: (request: Request) => Response | Promise<Response>,
+  env: NodeEnv,
+): Promise<{ url: string; close(): Promise<void> }> {
+  return new Promise((resolve, reject) => {
+    const server = serve({ fetch, port: env.PORT, hostname: env.HOST }, ({ port }) => {
+      resolve({
+        url: `http://${env.HOST}:${port}`,
+        close: () =>
+          new Promise((closed) => {
+            const force = setTimeout(() => {
+              if ('closeAllConnections' in server) server.closeAllConnections()
+            }, DRAIN_TIMEOUT_MS)
+            // A connection that carries its last answer now is idle a moment later.
+            const idle = setInterval(() => {
+              if ('closeIdleConnections' in server) server.closeIdleConnections()
+            }, DRAIN_POLL_MS)
+            server.close(() => {
+              clearTimeout(force)
+              clearInterval(idle)
+              closed()
+            })
+          }),
+      })
+    })
+    if ('keepAliveTimeout' in server) server.keepAliveTimeout = KEEP_ALIVE_MS
+    server.once('error', reject)
+  })
+}

@@ -1,0 +1,80 @@
+import {
+  createDeliverySlots,
+  deliverDue,
+  expireDue,
+  redispatchLost,
+  sendDueDispatches,
+} from '../sweep.ts'
+import type { SweepDeps, SweepPart } from '../sweep.ts'
+
+/** Rhythm of each part. What callers wait for runs every second; what only mends, seldom. */
+const EVERY_MS: Readonly<Record<SweepPart, number>> = {
+  dispatch: 1_000,
+  deliver: 1_000,
+  expire: 5_000,
+  redispatch: 60_000,
+}
+
+export interface SweepLoop {
+  /** Sends messages and webhooks now and not at the next beat. Costs nothing when called in bursts. */
+  poke(): void
+  /** Starts nothing new and waits for what runs. */
+  stop(): Promise<void>
+}
+
+/**
+ * Runs every part of the sweep on its own beat, so that a slow receiver or a dead queue holds up nothing
+ * else. A part whose last run is not over is skipped, save deliveries, which share a bounded set of places.
+ *
+ * @param onError hears of each failed run; the next beat tries again
+ */
+export function startSweepLoop(
+  deps: SweepDeps,
+  onError: (part: SweepPart, error: unknown) => void,
+): SweepLoop {
+  const slots = createDeliverySlots()
+  const work: Record<SweepPart, () => Promise<number>> = {
+    dispatch: () => sendDueDispatches(deps),
+    deliver: () => deliverDue(deps, slots),
+    expire: () => expireDue(deps),
+    redispatch: () => redispatchLost(deps),
+  }
+  const running = new Set<Promise<void>>()
+  const busy = new Set<SweepPart>()
+  let isPoked = false
+  let isStopped = false
+
+  const run = (part: SweepPart) => {
+    if (isStopped) return
+    if (part !== 'deliver' && busy.has(part)) return
+    busy.add(part)
+    const ended = work[part]()
+      .then(
+        () => {},
+        (error: unknown) => onError(part, error),
+      )
+      .finally(() => {
+        busy.delete(part)
+        running.delete(ended)
+      })
+    running.add(ended)
+  }
+  const parts: SweepPart[] = ['dispatch', 'deliver', 'expire', 'redispatch']
+  const timers = parts.map((part) => setInterval(() => run(part), EVERY_MS[part]))
+  return {
+    poke() {
+      if (isPoked) return
+      isPoked = true
+      setImmediate(() => {
+        isPoked = false
+        run('dispatch')
+        run('deliver')
+      })
+    },
+    async stop() {
+      isStopped = true
+      for (const timer of timers) clearInterval(timer)
+      while (running.size > 0) await Promise.all(running)
+    },
+  }
+}

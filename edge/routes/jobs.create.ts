@@ -1,0 +1,48 @@
+import { createRoute } from '@hono/zod-openapi'
+import { findJob } from '../../db/jobs.ts'
+import { createHeaders, createJobBody, wireJob } from '../contract.ts'
+import { createJob } from '../create-job.ts'
+import type { Deps } from '../deps.ts'
+import { ApiError } from '../errors.ts'
+import { CREATE_ERRORS, createRouter, errorResponses, jsonBody, jsonResponse } from '../openapi.ts'
+import { toWireJob } from '../wire/native.ts'
+
+const route = createRoute({
+  method: 'post',
+  path: '/v1/jobs',
+  tags: ['Jobs'],
+  summary: 'Ask for pictures; answers at once with the job',
+  request: { headers: createHeaders, body: jsonBody(createJobBody) },
+  responses: {
+    201: jsonResponse(wireJob, 'The accepted job.'),
+    200: jsonResponse(wireJob, 'The job that this idempotency key made before.'),
+    ...errorResponses(...CREATE_ERRORS),
+  },
+})
+
+/** `POST /v1/jobs` with `Idempotency-Key`. */
+export function jobsCreate(deps: Deps) {
+  return createRouter().openapi(route, async (c) => {
+    const body = c.req.valid('json')
+    const principal = c.get('principal')
+    const { jobId, replayed } = await createJob(deps, principal, {
+      dialect: 'native',
+      model: body.model,
+      prompt: body.prompt,
+      size: body.size,
+      n: body.n,
+      seed: body.seed,
+      steps: body.steps,
+      guidanceScale: body.guidance_scale,
+      format: body.output_format,
+      webhookUrl: body.webhook_url,
+      idempotencyKey: c.req.valid('header')['idempotency-key'] ?? null,
+      isSync: false,
+      callerFields: body.metadata === undefined ? {} : { metadata: body.metadata },
+    })
+    const found = await findJob(deps.db, { orgId: principal.orgId, jobId })
+    if (!found) throw new ApiError('internal')
+    c.header('idempotent-replayed', replayed ? 'true' : undefined)
+    return c.json(await toWireJob(deps, found), replayed ? 200 : 201)
+  })
+}

@@ -1,0 +1,34 @@
+import type { OpenAPIHono } from '@hono/zod-openapi'
+import type { RequestState } from '../deps.ts'
+import { createRouter } from '../openapi.ts'
+
+/**
+ * `GET /openapi.json`, without a key: the document of every route that `app` has at the time of the call.
+ */
+export function openapiGet(app: OpenAPIHono<RequestState>): OpenAPIHono<RequestState> {
+  app.openAPIRegistry.registerComponent('securitySchemes', 'key', {
+    type: 'http',
+    scheme: 'bearer',
+    description: 'An API key; on the Z.ai paths also `<key id>.<secret>` or a JWT signed with it.',
+  })
+  let text: string | null = null
+  const router = createRouter()
+  router.get('/openapi.json', (c) => {
+    text ??= JSON.stringify(toDocument(app))
+    return c.body(text, 200, { 'content-type': 'application/json' })
+  })
+  return router
+}
+
+function toDocument(app: OpenAPIHono<RequestState>) {
+  return app.getOpenAPI31Document({
+    openapi: '3.1.0',
+    info: {
+      title: 'Glyphpress',
+      version: '1',
+      description: 'Images with correct spelling, from GLM-Image, with exact billing.',
+      license: { name: 'Apache-2.0' },
+    },
+    security: [{ key: [] }],
+  })
+}

@@ -1,0 +1,165 @@
+import { expireOverdue } from '../billing/expire.ts'
+import { restageDispatch, takeDueDispatches } from '../db/outbox.ts'
+import { claimDueDeliveries } from '../db/webhook-attempts.ts'
+import type { ClaimedDelivery } from '../db/webhook-attempts.ts'
+import { deliver } from './deliver.ts'
+import type { DeliverDeps } from './deliver.ts'
+import type { DispatchQueue } from './enqueue.ts'
+
+export interface SweepDeps extends DeliverDeps {
+  queue: DispatchQueue
+}
+
+/** Receivers served at once by one process; slow ones hold a place each, not the line. */
+const DELIVERY_SLOTS = 16
+/** Places that one org may hold at once, give or take one: its slow receivers are its own trouble. */
+const MAX_DELIVERIES_PER_ORG = 4
+/** Bound on one call's deliveries; what is left is due again at the next call. */
+const MAX_DELIVERIES_PER_SLOT = 25
+/** Longer than an attempt (15 s) with its two database calls; after it a delivery counts as lost by its taker. */
+const DELIVERY_LEASE_SECONDS = 60
+/** Messages per call; the queue batches them. */
+const DISPATCH_LIMIT = 200
+/** The process that wrote a message sends it itself right away; younger ones are left to it. */
+const DISPATCH_GRACE_SECONDS = 2
+const EXPIRE_LIMIT = 100
+/**
+ * A job that waited this long without a worker gets a second message, in case the queue lost the first. In
+ * a long backlog that doubles messages once per quarter of an hour, which workers drop unseen.
+ */
+const REDISPATCH_AFTER_SECONDS = 900
+const REDISPATCH_LIMIT = 200
+
+/** Places for deliveries under way; shared by overlapping sweeps of one process. */
+export interface DeliverySlots {
+  free: number
+  /** Deliveries under way of each org that has any. */
+  byOrg: Map<string, number>
+}
+
+export function createDeliverySlots(places = DELIVERY_SLOTS): DeliverySlots {
+  return { free: places, byOrg: new Map() }
+}
+
+export type SweepPart = 'dispatch' | 'deliver' | 'expire' | 'redispatch'
+
+/** What one call of each part did; a failed part has the error in place of the count. */
+export type SweepReport = Record<SweepPart, number | Error>
+
+/**
+ * Does once all work that is due: messages nobody sent, webhook deliveries, overdue jobs, jobs whose message
+ * the queue lost. Bounded; a part that fails stops no other. Any number may run at once in any number of
+ * processes: rows are taken with locks that others skip.
+ */
+export async function sweepOnce(
+  deps: SweepDeps,
+  slots: DeliverySlots = createDeliverySlots(),
+): Promise<SweepReport> {
+  const [dispatch, delivered, expire, redispatch] = await Promise.all([
+    guard(sendDueDispatches(deps)),
+    guard(deliverDue(deps, slots)),
+    guard(expireDue(deps)),
+    guard(redispatchLost(deps)),
+  ])
+  return { dispatch, deliver: delivered, expire, redispatch }
+}
+
+/**
+ * Sends the messages that their writers did not. Those that the queue refuses stay due.
+ *
+ * @returns how many were sent
+ * @throws the queue's first error, after all were tried
+ */
+export async function sendDueDispatches(deps: SweepDeps): Promise<number> {
+  const due = await takeDueDispatches(deps.db, {
+    limit: DISPATCH_LIMIT,
+    graceSeconds: DISPATCH_GRACE_SECONDS,
+  })
+  const results = await Promise.allSettled(
+    due.map((message) =>
+      deps.queue.send({ outboxId: message.id, jobId: message.jobId, orgId: message.orgId }),
+    ),
+  )
+  throwFirst(results)
+  return due.length
+}
+
+/**
+ * Makes the attempts that are due. Every place takes one delivery at a time, so that none is claimed long
+ * before it is sent, and opens the next place when it found something, so that an idle system costs one
+ * statement. An org whose receivers hang keeps its own few places and delays nobody else.
+ *
+ * @returns how many attempts were made
+ * @throws the first database error, after the other places have finished
+ */
+export async function deliverDue(deps: SweepDeps, slots: DeliverySlots): Promise<number> {
+  let attempts = 0
+  const places: Promise<void>[] = []
+  const open = () => {
+    if (slots.free > 0) places.push(runPlace())
+  }
+  const runPlace = async () => {
+    slots.free -= 1
+    try {
+      for (let count = 0; count < MAX_DELIVERIES_PER_SLOT; count++) {
+        const next = await claim(deps, slots)
+        if (next === undefined) return
+        open()
+        await deliver(deps, next).finally(() => countOrg(slots, next.orgId, -1))
+        attempts += 1
+      }
+    } finally {
+      slots.free += 1
+    }
+  }
+  open()
+  let results: PromiseSettledResult<void>[] = []
+  // Places open others while they run.
+  while (results.length < places.length) results = await Promise.allSettled(places)
+  throwFirst(results)
+  return attempts
+}
+
+/** Writes messages anew for jobs that wait too long; the next sweep sends them. */
+export function redispatchLost(deps: SweepDeps): Promise<number> {
+  return restageDispatch(deps.db, {
+    olderThanSeconds: REDISPATCH_AFTER_SECONDS,
+    limit: REDISPATCH_LIMIT,
+  })
+}
+
+/** @returns how many jobs ended */
+export function expireDue(deps: SweepDeps): Promise<number> {
+  return expireOverdue(deps.db, { limit: EXPIRE_LIMIT })
+}
+
+async function claim(deps: SweepDeps, slots: DeliverySlots): Promise<ClaimedDelivery | undefined> {
+  const busyOrgs = [...slots.byOrg].filter(([, count]) => count >= MAX_DELIVERIES_PER_ORG)
+  const [next] = await claimDueDeliveries(deps.db, {
+    now: deps.now(),
+    limit: 1,
+    leaseSeconds: DELIVERY_LEASE_SECONDS,
+    exceptOrgs: busyOrgs.map(([orgId]) => orgId),
+  })
+  if (next !== undefined) countOrg(slots, next.orgId, 1)
+  return next
+}
+
+function countOrg(slots: DeliverySlots, orgId: string, change: 1 | -1): void {
+  const count = (slots.byOrg.get(orgId) ?? 0) + change
+  if (count === 0) slots.byOrg.delete(orgId)
+  else slots.byOrg.set(orgId, count)
+}
+
+async function guard(work: Promise<number>): Promise<number | Error> {
+  return work.catch(toError)
+}
+
+function throwFirst(results: readonly PromiseSettledResult<unknown>[]): void {
+  const failed = results.find((result) => result.status === 'rejected')
+  if (failed !== undefined) throw toError(failed.reason)
+}
+
+function toError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason))
+}

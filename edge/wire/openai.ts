@@ -1,0 +1,140 @@
+import { z } from '@hono/zod-openapi'
+import type { JobWithOutputs } from '../../db/jobs.ts'
+import { MAX_IMAGES, MAX_SEED, imageFormat, prompt, text } from '../contract.ts'
+import type { ObjectStore } from '../objects.ts'
+import { signOutputs, toWireBilling } from './native.ts'
+import type { UrlDeps } from './native.ts'
+
+/**
+ * Body of OpenAI's images call. Fields without a meaning for this model are let through and named in the
+ * answer, because common wrappers always send them.
+ */
+export const openaiImageBody = z
+  .looseObject({
+    prompt,
+    model: text.default('glm-image'),
+    n: z.int().min(1).max(MAX_IMAGES).nullish(),
+    size: z.string().nullish(),
+    response_format: z.enum(['url', 'b64_json']).nullish(),
+    output_format: imageFormat.nullish(),
+    seed: z.int().min(0).max(MAX_SEED).nullish(),
+    stream: z.literal(false, { error: 'streaming is not offered; leave it out' }).nullish(),
+  })
+  .openapi('OpenAiImageRequest')
+
+/** Fields that the call acts on. */
+export const OPENAI_USED_FIELDS: ReadonlySet<string> = new Set([
+  'prompt',
+  'model',
+  'n',
+  'size',
+  'response_format',
+  'output_format',
+  'seed',
+  'stream',
+])
+
+const image = z.strictObject({
+  url: z.url().optional(),
+  b64_json: z.string().optional(),
+  expires_at: z.iso.datetime(),
+  sha256: z.string(),
+})
+
+export const openaiImageAnswer = z
+  .strictObject({
+    created: z.int(),
+    data: z.array(image),
+    output_format: imageFormat,
+    size: z.string(),
+    id: z.string(),
+    billed: z.boolean().nullable(),
+    billed_reason: z.string().nullable(),
+    cost: z.string(),
+    ignored_fields: z.array(z.string()),
+  })
+  .openapi('OpenAiImageAnswer')
+
+/** The answer of the images call with links. */
+export async function toOpenAiAnswer(
+  deps: UrlDeps,
+  found: JobWithOutputs,
+  ignored: string[],
+): Promise<z.output<typeof openaiImageAnswer>> {
+  const { job } = found
+  const links = await signOutputs(deps, found)
+  const billing = toWireBilling(found)
+  return {
+    created: Math.floor(job.createdAt.getTime() / 1000),
+    data: links.map(({ url, expiresAt, sha256 }) => ({
+      url,
+      expires_at: expiresAt.toISOString(),
+      sha256,
+    })),
+    output_format: job.format,
+    size: `${job.width}x${job.height}`,
+    id: job.id,
+    billed: billing.billed,
+    billed_reason: billing.reason,
+    cost: billing.charged,
+    ignored_fields: ignored,
+  }
+}
+
+/**
+ * The same answer as JSON text with each link replaced by the picture in base 64. Ten large pictures are more
+ * than a Worker may hold, so they pass through piece by piece.
+ *
+ * @returns a stream that fails when a stored picture cannot be read
+ */
+export function encodeOpenAiAnswer(
+  objects: ObjectStore,
+  answer: z.output<typeof openaiImageAnswer>,
+  { outputs }: JobWithOutputs,
+): ReadableStream<Uint8Array> {
+  const keys = new Map(outputs.map((output) => [output.sha256, output.objectKey]))
+  const { data, ...rest } = answer
+  async function* pieces() {
+    for (const [index, { url: _url, ...image }] of data.entries()) {
+      yield `${index === 0 ? '{"data":[' : ','}{"b64_json":"`
+      const stored = await objects.read(keys.get(image.sha256) ?? '')
+      if (!stored) throw new Error(`the object of picture ${image.sha256} is missing`)
+      yield* toBase64(stored.body)
+      yield `",${JSON.stringify(image).slice(1)}`
+    }
+    yield `${data.length === 0 ? '{"data":[' : ''}],${JSON.stringify(rest).slice(1)}`
+  }
+  return toStream(pieces())
+}
+
+/** Base 64 works on groups of three bytes; pieces are cut at a multiple so that they can be joined. */
+const PIECE_BYTES = 3 * 8_192
+
+async function* toBase64(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  let carry = new Uint8Array()
+  for await (const chunk of stream) {
+    const bytes = new Uint8Array(carry.length + chunk.length)
+    bytes.set(carry)
+    bytes.set(chunk, carry.length)
+    const whole = bytes.length - (bytes.length % 3)
+    for (let at = 0; at < whole; at += PIECE_BYTES) {
+      yield btoa(String.fromCharCode(...bytes.subarray(at, Math.min(at + PIECE_BYTES, whole))))
+    }
+    carry = bytes.slice(whole)
+  }
+  yield btoa(String.fromCharCode(...carry))
+}
+
+function toStream(pieces: AsyncGenerator<string>): ReadableStream<Uint8Array> {
+  const encoder = new TextEncoder()
+  return new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      const { done, value } = await pieces.next()
+      if (done) controller.close()
+      else controller.enqueue(encoder.encode(value))
+    },
+    async cancel() {
+      await pieces.return(undefined)
+    },
+  })
+}

@@ -1,0 +1,171 @@
+import { z } from '@hono/zod-openapi'
+import { isTerminal } from '../../db/job-state.ts'
+import type { JobState } from '../../db/job-state.ts'
+import type { JobWithOutputs } from '../../db/jobs.ts'
+import { MAX_IMAGES, prompt, text } from '../contract.ts'
+import { ERRORS } from '../errors.ts'
+import { requestIdOfJob, signOutputs, toWireBilling } from './native.ts'
+import type { UrlDeps } from './native.ts'
+
+/**
+ * Body of Z.ai's image calls. Its SDKs send more fields than its page lists; what we do not act on is let
+ * through and named in the answer.
+ */
+export const zaiImageBody = z
+  .looseObject({
+    model: text,
+    prompt,
+    size: z.string().nullish(),
+    width: z.int().min(1).nullish().openapi({ description: 'With height, in place of size.' }),
+    height: z.int().min(1).nullish(),
+    quality: z.enum(['hd', 'standard']).nullish(),
+    n: z.int().min(1).max(MAX_IMAGES).nullish(),
+    response_format: z.literal('url', { error: 'only url is offered here' }).nullish(),
+    user_id: text.min(6).max(128).nullish(),
+    request_id: text.min(1).max(200).nullish(),
+  })
+  .openapi('ZaiImageRequest')
+export type ZaiImageBody = z.output<typeof zaiImageBody>
+
+/** Fields that the call acts on or returns. */
+const USED_FIELDS: ReadonlySet<string> = new Set([
+  'model',
+  'prompt',
+  'size',
+  'width',
+  'height',
+  'n',
+  'response_format',
+  'user_id',
+  'request_id',
+])
+
+const billed = {
+  billed: z.boolean().nullable(),
+  billed_reason: z.string().nullable(),
+  cost: z.string(),
+}
+
+export const zaiImageAnswer = z
+  .strictObject({
+    created: z.int(),
+    id: z.string(),
+    request_id: z.string(),
+    data: z.array(
+      z.strictObject({ url: z.url(), expires_at: z.iso.datetime(), sha256: z.string() }),
+    ),
+    content_filter: z.array(z.strictObject({ role: z.string(), level: z.int() })),
+    ignored_fields: z.array(z.string()),
+    ...billed,
+  })
+  .openapi('ZaiImageAnswer')
+
+const taskStatus = z.enum(['PROCESSING', 'SUCCESS', 'FAIL'])
+
+export const zaiTask = z
+  .strictObject({
+    model: z.string(),
+    id: z.string(),
+    request_id: z.string(),
+    task_status: taskStatus,
+    ignored_fields: z.array(z.string()),
+  })
+  .openapi('ZaiTask')
+
+export const zaiTaskResult = z
+  .strictObject({
+    model: z.string(),
+    id: z.string(),
+    request_id: z.string(),
+    task_status: taskStatus,
+    image_result: z
+      .array(z.strictObject({ url: z.url(), expires_at: z.iso.datetime(), sha256: z.string() }))
+      .optional(),
+    error: z
+      .strictObject({ code: z.string().regex(/^\d+$/), message: z.string(), type: z.string() })
+      .optional(),
+    ...billed,
+  })
+  .openapi('ZaiTaskResult')
+
+/** Names of fields that were sent and not acted on, sorted. */
+export function ignoredFields(body: object, used: ReadonlySet<string> = USED_FIELDS): string[] {
+  return Object.keys(body)
+    .filter((name) => !used.has(name))
+    .toSorted()
+}
+
+/** The answer of the asynchronous call. */
+export function toZaiTask(found: JobWithOutputs, ignored: string[]): z.output<typeof zaiTask> {
+  return {
+    model: found.job.model,
+    id: found.job.id,
+    request_id: requestIdOfJob(found) ?? found.job.id,
+    task_status: toTaskStatus(found.job.state),
+    ignored_fields: ignored,
+  }
+}
+
+/** The three words that Z.ai has for a job's state. */
+function toTaskStatus(state: JobState): z.output<typeof taskStatus> {
+  if (!isTerminal(state)) return 'PROCESSING'
+  return state === 'succeeded' ? 'SUCCESS' : 'FAIL'
+}
+
+/** The answer of the synchronous call. */
+export async function toZaiAnswer(
+  deps: UrlDeps,
+  found: JobWithOutputs,
+  ignored: string[],
+): Promise<z.output<typeof zaiImageAnswer>> {
+  return {
+    created: Math.floor(found.job.createdAt.getTime() / 1000),
+    id: found.job.id,
+    request_id: requestIdOfJob(found) ?? found.job.id,
+    data: await toLinks(deps, found),
+    content_filter: [],
+    ignored_fields: ignored,
+    ...toZaiBilling(found),
+  }
+}
+
+/** The answer of the result call. A failed task is a result too, with HTTP status 200. */
+export async function toZaiTaskResult(
+  deps: UrlDeps,
+  found: JobWithOutputs,
+): Promise<z.output<typeof zaiTaskResult>> {
+  const { job } = found
+  const status = toTaskStatus(job.state)
+  return {
+    model: job.model,
+    id: job.id,
+    request_id: requestIdOfJob(found) ?? job.id,
+    task_status: status,
+    ...(status === 'SUCCESS' ? { image_result: await toLinks(deps, found) } : {}),
+    ...(status === 'FAIL'
+      ? {
+          error: {
+            // Clients of this dialect turn the code into a number, so the word goes beside it.
+            code: ERRORS.generation_failed.code,
+            message: job.errorMessage ?? `The job ${job.state}.`,
+            type: job.errorCode ?? job.state,
+          },
+        }
+      : {}),
+    ...toZaiBilling(found),
+  }
+}
+
+async function toLinks(deps: UrlDeps, found: JobWithOutputs) {
+  const outputs = await signOutputs(deps, found)
+  return outputs.map(({ url, expiresAt, sha256 }) => ({
+    url,
+    expires_at: expiresAt.toISOString(),
+    sha256,
+  }))
+}
+
+function toZaiBilling(found: JobWithOutputs) {
+  const billing = toWireBilling(found)
+  return { billed: billing.billed, billed_reason: billing.reason, cost: billing.charged }
+}
