@@ -1,0 +1,143 @@
+import { extname } from 'node:path'
+import { parseArgs } from 'node:util'
+
+import type { EngineModel } from '../engine-messages.ts'
+import { IMAGE_FORMATS } from '../pipeline/encode.ts'
+import type { ImageFormat } from '../pipeline/encode.ts'
+
+export interface GenerateArguments {
+  prompt: string
+  /** WIDTHxHEIGHT; absent: the default of the checkpoint. */
+  size?: string
+  seed?: number
+  steps?: number
+  guidanceScale?: number
+  format: ImageFormat
+  out: string
+  /** The JSON file beside `out`. */
+  sidecar: string
+  engine: EngineModel
+}
+
+/** A flag that cannot be used; the message names it and the rule. */
+export class UsageError extends Error {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, options)
+    this.name = 'UsageError'
+  }
+}
+
+export const USAGE = `npm run generate -- --prompt TEXT [options]
+
+  --prompt TEXT      what to draw; text between quotes is drawn as written
+  --size WxH         in pixels, such as 1280x1280
+  --seed N           the same seed gives the same picture; random when absent
+  --out FILE         .png, .webp, .jpg or .avif; a .json of the same name is written beside it
+  --format NAME      png, webp, jpeg or avif, when the name of FILE does not say it
+  --steps N          denoising steps
+  --guidance X       guidance scale; 1 or less turns guidance off
+  --model DIR        checkpoint folder
+  --threads N        processor threads
+  --provider NAME    cpu or cuda
+  --help`
+
+const BUNDLED_MODEL = new URL('../checkpoint', import.meta.url).pathname
+
+const OPTIONS = {
+  prompt: { type: 'string' },
+  size: { type: 'string' },
+  seed: { type: 'string' },
+  out: { type: 'string' },
+  format: { type: 'string' },
+  steps: { type: 'string' },
+  guidance: { type: 'string' },
+  model: { type: 'string' },
+  threads: { type: 'string' },
+  provider: { type: 'string' },
+  help: { type: 'boolean' },
+} as const
+
+/**
+ * Reads the command line. Ranges are left to the engine, which knows the checkpoint.
+ *
+ * @throws UsageError naming the flag
+ */
+export function parseArguments(args: readonly string[]): GenerateArguments | 'help' {
+  const flags = readFlags(args)
+  if (flags.help) return 'help'
+  if (flags.prompt === undefined) throw new UsageError('--prompt is missing')
+  if (flags.size !== undefined && !/^\d+x\d+$/.test(flags.size)) {
+    throw new UsageError(`--size must look like 1280x1280, not ${flags.size}`)
+  }
+  const { format, out } = readTarget(flags.out, flags.format)
+  const threads = toNumber('--threads', flags.threads)
+  if (threads !== undefined && (!Number.isInteger(threads) || threads < 1)) {
+    throw new UsageError('--threads must be a whole number from 1')
+  }
+  const { provider } = flags
+  if (provider !== undefined && provider !== 'cpu' && provider !== 'cuda') {
+    throw new UsageError(`--provider must be cpu or cuda, not ${provider}`)
+  }
+  const seed = toNumber('--seed', flags.seed)
+  const steps = toNumber('--steps', flags.steps)
+  const guidanceScale = toNumber('--guidance', flags.guidance)
+  return {
+    prompt: flags.prompt,
+    ...(flags.size === undefined ? {} : { size: flags.size }),
+    ...(seed === undefined ? {} : { seed }),
+    ...(steps === undefined ? {} : { steps }),
+    ...(guidanceScale === undefined ? {} : { guidanceScale }),
+    format,
+    out,
+    sidecar: `${out.slice(0, out.length - extname(out).length)}.json`,
+    engine: {
+      modelDir: flags.model ?? BUNDLED_MODEL,
+      ...(threads === undefined ? {} : { threads }),
+      ...(provider === undefined ? {} : { provider }),
+    },
+  }
+}
+
+function readFlags(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], options: OPTIONS, strict: true }).values
+  } catch (cause) {
+    throw new UsageError(cause instanceof Error ? cause.message : String(cause), { cause })
+  }
+}
+
+/** The name of the file and the flag must not contradict each other. */
+function readTarget(
+  out: string | undefined,
+  flag: string | undefined,
+): { format: ImageFormat; out: string } {
+  if (flag !== undefined && !isFormat(flag)) {
+    throw new UsageError(`--format must be one of ${IMAGE_FORMATS.join(', ')}, not ${flag}`)
+  }
+  if (out === undefined) {
+    const format = flag ?? 'png'
+    return { format, out: `image.${format === 'jpeg' ? 'jpg' : format}` }
+  }
+  const suffix = extname(out).slice(1).toLowerCase()
+  const named = suffix === 'jpg' ? 'jpeg' : suffix
+  if (!isFormat(named)) {
+    throw new UsageError(`--out must end in .png, .webp, .jpg or .avif, not ${out}`)
+  }
+  if (flag !== undefined && flag !== named) {
+    throw new UsageError(`--format ${flag} does not fit --out ${out}`)
+  }
+  return { format: named, out }
+}
+
+function isFormat(value: string): value is ImageFormat {
+  return (IMAGE_FORMATS as readonly string[]).includes(value)
+}
+
+function toNumber(flag: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isFinite(value)) {
+    throw new UsageError(`${flag} must be a number, not ${text || 'empty'}`)
+  }
+  return value
+}

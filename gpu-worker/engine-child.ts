@@ -1,0 +1,187 @@
+import { fork } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
+
+import { EngineError } from './engine-error.ts'
+import type { EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
+import type { GenerateHooks, ImageRequest, ImageResult, ModelInfo } from './pipeline/glm-image.ts'
+
+export interface EngineTimes {
+  /** Opening a checkpoint: on a card every weight is copied there. */
+  startTimeoutMs: number
+  /** From an abort to the answer; past it the child is killed. */
+  cancelTimeoutMs: number
+  /** Without any report during a call; past it the child is killed. */
+  stallTimeoutMs: number
+}
+
+export interface EngineChild {
+  readonly info: ModelInfo
+  readonly pid: number | undefined
+  /** False once the process ended; such a child takes no more calls. */
+  isAlive(): boolean
+  /** One call at a time. Errors are EngineErrors, whatever happens to the process. */
+  generate(request: ImageRequest, hooks: GenerateHooks): Promise<ImageResult>
+  /** Ends the process, by force if it does not end by itself. Safe to repeat. */
+  close(): Promise<void>
+}
+
+const CHILD_FILE = new URL('./engine-process.ts', import.meta.url)
+/** How much of the child's last words goes into the error about its end. */
+const STDERR_TAIL = 500
+/** Enough for an idle child; one in the middle of a graph run does not read its messages. */
+const CLOSE_TIMEOUT_MS = 2_000
+
+/**
+ * Starts a process and opens the model in it.
+ *
+ * @throws EngineError `model_invalid`, `engine_crashed`, or `engine_timeout` after `startTimeoutMs`
+ */
+export async function startChild(model: EngineModel, times: EngineTimes): Promise<EngineChild> {
+  const child = fork(CHILD_FILE, [], {
+    // This process's own flags may be a test runner's or a debugger's.
+    execArgv: ['--disable-warning=ExperimentalWarning', '--experimental-strip-types'],
+    serialization: 'advanced',
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+  })
+  const words = collectTail(child)
+  try {
+    const opening = converse(child, words, {
+      callId: null,
+      silenceMs: times.startTimeoutMs,
+      read: (report) => (report.type === 'ready' ? report.info : null),
+    })
+    post(child, { type: 'open', model })
+    return createChild({ child, words, info: await opening, times })
+  } catch (error) {
+    child.kill('SIGKILL')
+    throw error
+  }
+}
+
+function createChild(parts: {
+  child: ChildProcess
+  words: () => string
+  info: ModelInfo
+  times: EngineTimes
+}): EngineChild {
+  const { child, words, info, times } = parts
+  const isAlive = () => child.connected && child.exitCode === null && child.signalCode === null
+  let lastCallId = 0
+  return {
+    info,
+    pid: child.pid,
+    isAlive,
+    async generate(request, { signal, onProgress }) {
+      lastCallId += 1
+      const callId = lastCallId
+      let killTimer: NodeJS.Timeout | undefined
+      const onAbort = () => {
+        post(child, { type: 'cancel', callId })
+        killTimer = setTimeout(() => child.kill('SIGKILL'), times.cancelTimeoutMs)
+      }
+      const answer = converse(child, words, {
+        callId,
+        silenceMs: times.stallTimeoutMs,
+        read(report) {
+          if (report.type === 'progress') onProgress?.(report.progress)
+          return report.type === 'result' ? report.result : null
+        },
+      })
+      post(child, { type: 'generate', callId, request })
+      signal?.addEventListener('abort', onAbort, { once: true })
+      // It may have been aborted while a crashed process was being replaced.
+      if (signal?.aborted) onAbort()
+      try {
+        return await answer
+      } catch (error) {
+        // A hook that threw leaves the child at work on a picture that nobody waits for.
+        if (!(error instanceof EngineError)) post(child, { type: 'cancel', callId })
+        // Whoever canceled does not care that the child had to be killed for it.
+        if (signal?.aborted && error instanceof EngineError && error.retryable) {
+          throw new EngineError('canceled', 'canceled', { cause: error })
+        }
+        throw error
+      } finally {
+        clearTimeout(killTimer)
+        signal?.removeEventListener('abort', onAbort)
+      }
+    },
+    async close() {
+      if (child.exitCode !== null || child.signalCode !== null) return
+      const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+      post(child, { type: 'close' })
+      const timer = setTimeout(() => child.kill('SIGKILL'), CLOSE_TIMEOUT_MS)
+      await ended
+      clearTimeout(timer)
+    },
+  }
+}
+
+/**
+ * Listens until a report is the answer, a report is a failure, the process ends, or nothing was heard for
+ * `silenceMs`; a silent process is killed.
+ */
+function converse<Answer>(
+  child: ChildProcess,
+  words: () => string,
+  options: {
+    callId: number | null
+    silenceMs: number
+    read: (report: EngineReport) => Answer | null
+  },
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer)
+      child.off('message', onMessage).off('exit', onExit).off('error', onError)
+    }
+    const fail = (error: unknown) => {
+      stop()
+      reject(error)
+    }
+    const onMessage = (report: EngineReport) => {
+      timer.refresh()
+      // The end of an abandoned call may arrive during the next one.
+      if (report.callId !== options.callId) return
+      if (report.type === 'failed') {
+        const { code, message, field } = report.failure
+        return fail(new EngineError(code, message, field === null ? {} : { field }))
+      }
+      try {
+        const answer = options.read(report)
+        if (answer === null) return
+        stop()
+        resolve(answer)
+      } catch (error) {
+        // A hook of the caller threw; its error is the outcome of the call.
+        fail(error)
+      }
+    }
+    const onExit = (code: number | null, signal: string | null) => {
+      const cause = signal === null ? `exit code ${code}` : signal
+      fail(new EngineError('engine_crashed', `the engine process ended: ${cause}${words()}`))
+    }
+    const onError = (cause: Error) =>
+      fail(new EngineError('engine_crashed', `the engine process: ${cause.message}`, { cause }))
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL')
+      fail(new EngineError('engine_timeout', `no sign of the engine for ${options.silenceMs} ms`))
+    }, options.silenceMs)
+    child.on('message', onMessage).on('exit', onExit).on('error', onError)
+    if (child.exitCode !== null || child.signalCode !== null)
+      onExit(child.exitCode, child.signalCode)
+  })
+}
+
+/** A message to a process that just ended is lost; its `exit` event settles the call. */
+function post(child: ChildProcess, command: EngineCommand): void {
+  if (child.connected) child.send(command, () => {})
+}
+
+function collectTail(child: ChildProcess): () => string {
+  let tail = ''
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    tail = (tail + text).slice(-STDERR_TAIL)
+  })
+  return () => (tail.trim() === '' ? '' : `; it said: ${tail.trim()}`)
+}

@@ -1,0 +1,49 @@
+/** What ended a call of the engine; the first four never succeed by trying again. */
+export type EngineErrorCode =
+  | 'invalid_request'
+  | 'canceled'
+  | 'model_invalid'
+  | 'engine_closed'
+  | 'engine_busy'
+  | 'engine_crashed'
+  | 'engine_timeout'
+  | 'engine_failed'
+
+const FINAL_CODES: ReadonlySet<EngineErrorCode> = new Set([
+  'invalid_request',
+  'canceled',
+  'model_invalid',
+  'engine_closed',
+])
+
+/**
+ * A call that gave no picture.
+ *
+ * `retryable` says whether the same request may succeed on another try. `field` names the field of an
+ * `invalid_request` and is null otherwise.
+ */
+export class EngineError extends Error {
+  readonly code: EngineErrorCode
+  readonly retryable: boolean
+  readonly field: string | null
+
+  constructor(
+    code: EngineErrorCode,
+    message: string,
+    options: { cause?: unknown; field?: string } = {},
+  ) {
+    super(message, 'cause' in options ? { cause: options.cause } : {})
+    this.name = 'EngineError'
+    this.code = code
+    this.retryable = !FINAL_CODES.has(code)
+    this.field = options.field ?? null
+  }
+}
+
+/** Any thrown value as an EngineError; one that already is comes back unchanged. */
+export function toEngineError(thrown: unknown): EngineError {
+  if (thrown instanceof EngineError) return thrown
+  const message = thrown instanceof Error ? thrown.message : String(thrown)
+  const isModel = thrown instanceof Error && 'code' in thrown && thrown.code === 'model_invalid'
+  return new EngineError(isModel ? 'model_invalid' : 'engine_failed', message, { cause: thrown })
+}

@@ -1,0 +1,31 @@
+import type { EngineErrorCode } from './engine-error.ts'
+import type { ImageRequest, ImageResult, ModelInfo, Progress } from './pipeline/glm-image.ts'
+import type { Provider } from './pipeline/session.ts'
+
+/** What a child needs to open a model. */
+export interface EngineModel {
+  modelDir: string
+  threads?: number
+  provider?: Provider
+}
+
+/** Parent to child. One `open` first; then one `generate` at a time. */
+export type EngineCommand =
+  | { type: 'open'; model: EngineModel }
+  | { type: 'generate'; callId: number; request: ImageRequest }
+  | { type: 'cancel'; callId: number }
+  | { type: 'close' }
+
+/** Child to parent. Exactly one `result` or `failed` answers each `generate`. */
+export type EngineReport =
+  | { type: 'ready'; callId: null; info: ModelInfo }
+  | { type: 'progress'; callId: number; progress: Progress }
+  | { type: 'result'; callId: number; result: ImageResult }
+  | { type: 'failed'; callId: number | null; failure: EngineFailure }
+
+/** An EngineError as it travels. */
+export interface EngineFailure {
+  code: EngineErrorCode
+  message: string
+  field: string | null
+}

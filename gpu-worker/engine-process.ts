@@ -1,0 +1,71 @@
+import { toEngineError } from './engine-error.ts'
+import type { EngineFailure, EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
+import { openPipeline } from './pipeline/glm-image.ts'
+import type { ImageRequest, Pipeline } from './pipeline/glm-image.ts'
+
+/**
+ * The child that holds the model. onnxruntime blocks its event loop during every run; a crash in native code ends
+ * this process and not the one that holds leases and connections.
+ */
+
+let pipeline: Pipeline | null = null
+const calls = new Map<number, AbortController>()
+
+// The parent decides what an interrupt means; the terminal sends it to the whole process group.
+process.on('SIGINT', () => {})
+process.on('SIGTERM', () => {})
+// A parent that is gone cannot use a result.
+process.on('disconnect', () => process.exit(0))
+process.on('message', (command: EngineCommand) => void handle(command))
+
+async function handle(command: EngineCommand): Promise<void> {
+  switch (command.type) {
+    case 'open':
+      return openModel(command.model)
+    case 'generate':
+      return generate(command.callId, command.request)
+    case 'cancel':
+      calls.get(command.callId)?.abort()
+      return
+    case 'close':
+      await pipeline?.close()
+      process.exit(0)
+  }
+}
+
+async function openModel(model: EngineModel): Promise<void> {
+  try {
+    const { modelDir, ...options } = model
+    pipeline = await openPipeline(modelDir, options)
+    send({ type: 'ready', callId: null, info: pipeline.info })
+  } catch (error) {
+    send({ type: 'failed', callId: null, failure: toFailure(error) })
+  }
+}
+
+async function generate(callId: number, request: ImageRequest): Promise<void> {
+  const controller = new AbortController()
+  calls.set(callId, controller)
+  try {
+    if (!pipeline) throw new Error('generate before open')
+    const result = await pipeline.generate(request, {
+      signal: controller.signal,
+      onProgress: (progress) => send({ type: 'progress', callId, progress }),
+    })
+    send({ type: 'result', callId, result })
+  } catch (error) {
+    send({ type: 'failed', callId, failure: toFailure(error) })
+  } finally {
+    calls.delete(callId)
+  }
+}
+
+function toFailure(error: unknown): EngineFailure {
+  const { code, message, field } = toEngineError(error)
+  return { code, message, field }
+}
+
+/** A send that fails means that the parent is gone; `disconnect` ends the process then. */
+function send(report: EngineReport): void {
+  process.send?.(report, undefined, undefined, () => {})
+}

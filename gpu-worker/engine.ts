@@ -1,0 +1,78 @@
+import { startChild } from './engine-child.ts'
+import type { EngineTimes } from './engine-child.ts'
+import { EngineError } from './engine-error.ts'
+import type { EngineModel } from './engine-messages.ts'
+import type { GenerateHooks, ImageRequest, ImageResult, ModelInfo } from './pipeline/glm-image.ts'
+
+export { EngineError } from './engine-error.ts'
+
+export interface Engine {
+  readonly info: ModelInfo
+  /** The process that holds the model now; another one after a crash. */
+  readonly pid: number | undefined
+  /**
+   * Makes one picture; a second call before the first has settled is refused with `engine_busy`.
+   *
+   * @throws EngineError always; `retryable` tells whether another try can help. After `engine_crashed` the next
+   *   call starts a new process.
+   */
+  generate(request: ImageRequest, hooks?: GenerateHooks): Promise<ImageResult>
+  /** Ends the process and with it a running call. Safe to repeat. */
+  close(): Promise<void>
+}
+
+const DEFAULT_TIMES: EngineTimes = {
+  // 36 GB of shards from a cold network disk at 100 MB/s take six minutes.
+  startTimeoutMs: 600_000,
+  // Longer than one chunk, one step or one decode takes on a card.
+  cancelTimeoutMs: 15_000,
+  // The longest single run known: a step of the real model on a processor.
+  stallTimeoutMs: 1_800_000,
+}
+
+/**
+ * Opens a model in a process of its own: native crashes and a blocked event loop stay there.
+ *
+ * @throws EngineError `model_invalid` when the checkpoint cannot be used
+ */
+export async function startEngine(options: EngineModel & Partial<EngineTimes>): Promise<Engine> {
+  const { modelDir, threads, provider, ...ownTimes } = options
+  const times = { ...DEFAULT_TIMES, ...ownTimes }
+  const model: EngineModel = {
+    modelDir,
+    ...(threads === undefined ? {} : { threads }),
+    ...(provider === undefined ? {} : { provider }),
+  }
+  let child = await startChild(model, times)
+  let isBusy = false
+  let isClosed = false
+  return {
+    get info() {
+      return child.info
+    },
+    get pid() {
+      return child.pid
+    },
+    async generate(request, hooks = {}) {
+      if (isClosed) throw new EngineError('engine_closed', 'the engine is closed')
+      if (isBusy) throw new EngineError('engine_busy', 'the engine is making another picture')
+      if (hooks.signal?.aborted) throw new EngineError('canceled', 'canceled before the start')
+      isBusy = true
+      try {
+        if (!child.isAlive()) child = await startChild(model, times)
+        if (isClosed) await child.close()
+        return await child.generate(request, hooks)
+      } catch (error) {
+        if (isClosed)
+          throw new EngineError('engine_closed', 'the engine was closed', { cause: error })
+        throw error
+      } finally {
+        isBusy = false
+      }
+    },
+    async close() {
+      isClosed = true
+      await child.close()
+    },
+  }
+}

@@ -1,0 +1,30 @@
+import { startEngine } from './engine.ts'
+import { readWorkerEnv } from './env.ts'
+import { DRAIN_MS } from './settings.ts'
+import { startWorker } from './worker.ts'
+
+/** One JSON line per event on standard output. */
+function log(entry: Record<string, unknown>): void {
+  console.log(JSON.stringify({ time: new Date().toISOString(), ...entry }))
+}
+
+try {
+  const env = readWorkerEnv()
+  const engine = await startEngine({
+    modelDir: env.MODEL_DIR,
+    provider: env.PROVIDER,
+    ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
+  })
+  const worker = await startWorker({ env, engine, log })
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => {
+      log({ level: 'info', event: 'stopping', signal })
+      // The lease brings the job back should giving it back hang.
+      setTimeout(() => process.exit(1), DRAIN_MS).unref()
+      void worker.stop().then(() => process.exit(0))
+    })
+  }
+} catch (error) {
+  console.error(error instanceof Error ? error.message : String(error))
+  process.exit(1)
+}

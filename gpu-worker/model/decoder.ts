@@ -1,0 +1,179 @@
+import type { AutoregressiveConfig } from './config.ts'
+import { addPass, DECODER_PREFIX, rotaryWidth } from './decoder-layers.ts'
+import type { Cache } from './decoder-layers.ts'
+import type { TensorIndex } from './safetensors.ts'
+import { pickLikeliest, sampleNucleus } from './token-sampling.ts'
+import type { NucleusOptions } from './token-sampling.ts'
+import { createGraph } from '../onnx/graph.ts'
+import type { ComputeType, GraphBuilder, Subgraph, Value } from '../onnx/graph.ts'
+import { END, castTo, linear, reshape, rmsNorm, slice } from '../onnx/layers.ts'
+
+/** How the next token is chosen. `forced` takes it from the input, to follow a reference. */
+export type TokenChoice = 'nucleus' | 'likeliest' | 'forced'
+
+export interface DecoderOptions {
+  config: AutoregressiveConfig
+  tensors: TensorIndex
+  compute: ComputeType
+  choice: TokenChoice
+  sampling: NucleusOptions
+  /** Also put out the logits of every prompt position and of every step. */
+  withLogits: boolean
+}
+
+/**
+ * Builds the writer of visual tokens: a pass over S new tokens, then a Loop that feeds each chosen token
+ * back, all in one run. The cache goes out and comes in, so a picture is written in several runs between
+ * which progress is told and a cancel is seen.
+ *
+ * Inputs: `ids` int64 [1, S]; `cos`, `sin` float32 [S + N - 1, width / 2] for those and the fed-back tokens;
+ * `steps` int64 [], N - 1; `uniforms` float32 [N, 1] or `forced` int64 [N, 1]; `past_key_i`, `past_value_i`
+ * [1, kv heads, P, head size] (P may be 0).
+ * Outputs: `tokens` int64 [N, 1]; `key_i`, `value_i` with P + S + N - 1 rows; with logits also
+ * `prompt_logits` [1, S, vocabulary] and `step_logits` [N - 1, vocabulary].
+ *
+ * @source section order of the reference decoder: norms around both branches, rotary on the first dimensions
+ */
+export function buildDecoder(options: DecoderOptions): Uint8Array {
+  const { config, tensors, compute } = options
+  const g = createGraph({ name: 'visual_tokens', tensors, compute })
+  const ids = g.input('ids', 'int64', [1, 'prompt'])
+  const cos = g.input('cos', 'float32', ['rows', rotaryWidth(config) / 2])
+  const sin = g.input('sin', 'float32', ['rows', rotaryWidth(config) / 2])
+  const steps = g.input('steps', 'int64', [])
+  const draws =
+    options.choice === 'forced'
+      ? g.input('forced', 'int64', ['draws', 1])
+      : g.input('uniforms', 'float32', ['draws', 1])
+  const past = layerIndexes(config).map((layer) => ({
+    key: g.input(`past_key_${layer}`, compute, [
+      1,
+      config.keyValueHeadCount,
+      'past',
+      config.headDim,
+    ]),
+    value: g.input(`past_value_${layer}`, compute, [
+      1,
+      config.keyValueHeadCount,
+      'past',
+      config.headDim,
+    ]),
+  }))
+  const length = slice(g, g.op('Shape', [ids]), 0, 1, 2)
+  const rowsOf = (table: Value) =>
+    g.op('Slice', [table, g.constant([0], 'int64', [1]), length, g.constant([0], 'int64', [1])])
+  const pass = addPass(g, config, { ids, cos: rowsOf(cos), sin: rowsOf(sin), past })
+  const lastHidden = slice(g, pass.hidden, 1, -1, END)
+  const firstLogits = addHead(g, options, reshape(g, lastHidden, [1, config.hiddenSize]))
+  const first = chooseToken(g, options, firstLogits, rowAt(g, draws, g.scalar(0, 'int64')))
+  if (options.withLogits) {
+    const flat = addHead(g, options, reshape(g, pass.hidden, [-1, config.hiddenSize]))
+    const all = g.op('Unsqueeze', [flat, g.constant([0], 'int64', [1])])
+    g.output(all, 'prompt_logits', 'float32', [1, 'prompt', config.visionVocabularySize])
+  }
+  addLoop(g, options, { steps, draws, cos, sin, length, first, cache: pass.cache })
+  return g.toBytes()
+}
+
+interface LoopStart {
+  steps: Value
+  draws: Value
+  cos: Value
+  sin: Value
+  length: Value
+  first: Value
+  cache: Cache[]
+}
+
+/** Feeds each chosen token back until all are written, and publishes tokens, cache and logits. */
+function addLoop(g: GraphBuilder, options: DecoderOptions, start: LoopStart): void {
+  const { config, compute, withLogits } = options
+  const carried = start.cache.flatMap((cache) => [cache.key, cache.value])
+  const results = g.ops(
+    'Loop',
+    [start.steps, null, start.first, ...carried],
+    1 + carried.length + (withLogits ? 2 : 1),
+    { body: buildLoopBody(g, options, start) },
+  )
+  const result = (index: number) => {
+    const value = results[index]
+    if (!value) throw new Error(`the loop has no output ${index}`)
+    return value
+  }
+  for (const layer of layerIndexes(config)) {
+    g.output(result(1 + 2 * layer), `key_${layer}`, compute, cacheShape(config))
+    g.output(result(2 + 2 * layer), `value_${layer}`, compute, cacheShape(config))
+  }
+  const written = result(1 + carried.length)
+  g.output(g.op('Concat', [start.first, written], { axis: 0 }), 'tokens', 'int64', ['draws', 1])
+  if (withLogits) {
+    const logits = result(2 + carried.length)
+    g.output(logits, 'step_logits', 'float32', ['steps', config.visionVocabularySize])
+  }
+}
+
+/** One step: the token of the step before goes in, the next one comes out with the grown cache. */
+function buildLoopBody(g: GraphBuilder, options: DecoderOptions, start: LoopStart): Subgraph {
+  const { config, compute } = options
+  const shape = cacheShape(config)
+  return g.subgraph('write_token', (b) => {
+    const step = b.input('step', 'int64', [])
+    const goesOn = b.input('goes_on', 'bool', [])
+    const ids = b.input('token', 'int64', [1, 1])
+    const past = layerIndexes(config).map((layer) => ({
+      key: b.input(`loop_key_${layer}`, compute, shape),
+      value: b.input(`loop_value_${layer}`, compute, shape),
+    }))
+    const row = b.op('Add', [step, b.op('Squeeze', [start.length])])
+    const rowOf = (table: Value) => rowAt(b, table, row)
+    const pass = addPass(b, config, { ids, cos: rowOf(start.cos), sin: rowOf(start.sin), past })
+    const logits = addHead(b, options, reshape(b, pass.hidden, [1, config.hiddenSize]))
+    const next = b.op('Add', [step, b.scalar(1, 'int64')])
+    const token = chooseToken(b, options, logits, rowAt(b, start.draws, next))
+    b.output(goesOn, 'goes_on_out', 'bool', [])
+    b.output(token, 'token_out', 'int64', [1, 1])
+    pass.cache.forEach((cache, layer) => {
+      b.output(cache.key, `loop_key_out_${layer}`, compute, shape)
+      b.output(cache.value, `loop_value_out_${layer}`, compute, shape)
+    })
+    b.output(reshape(b, token, [1]), 'written', 'int64', [1])
+    if (options.withLogits) {
+      const size = config.visionVocabularySize
+      b.output(reshape(b, logits, [size]), 'logits', 'float32', [size])
+    }
+  })
+}
+
+function cacheShape(config: AutoregressiveConfig): (number | string)[] {
+  return [1, config.keyValueHeadCount, 'length', config.headDim]
+}
+
+/** Final norm and vocabulary head: [S, hidden size] -> float32 [S, vocabulary]. */
+function addHead(g: GraphBuilder, options: DecoderOptions, hidden: Value): Value {
+  const { hiddenSize, normEpsilon, visionVocabularySize } = options.config
+  const weight = g.weight(`${DECODER_PREFIX}.norm.weight`, { shape: [hiddenSize] })
+  const logits = linear(g, rmsNorm(g, hidden, weight, normEpsilon), {
+    name: 'lm_head',
+    inSize: hiddenSize,
+    outSize: visionVocabularySize,
+    bias: false,
+    rank: 2,
+  })
+  return castTo(g, logits, 'float32')
+}
+
+function chooseToken(g: GraphBuilder, options: DecoderOptions, logits: Value, draw: Value): Value {
+  if (options.choice === 'forced') return draw
+  if (options.choice === 'likeliest') return pickLikeliest(g, logits)
+  return sampleNucleus(g, logits, draw, options.sampling)
+}
+
+/** Row `index` (a scalar) of a two-dimensional tensor, kept two-dimensional. */
+function rowAt(g: GraphBuilder, table: Value, index: Value): Value {
+  const at = g.op('Unsqueeze', [index, g.constant([0], 'int64', [1])])
+  return g.op('Gather', [table, at], { axis: 0 })
+}
+
+function layerIndexes(config: AutoregressiveConfig): number[] {
+  return Array.from({ length: config.layerCount }, (_, layer) => layer)
+}

@@ -1,0 +1,150 @@
+import { openCase, required } from './cases.ts'
+import type { ParityCase } from './cases.ts'
+import { compareFloats, compareIntegers } from './report.ts'
+import type { ParityRow } from './report.ts'
+import type { Checkpoint } from '../model/checkpoint.ts'
+import { rotaryWidth } from '../model/decoder-layers.ts'
+import { buildDecoder } from '../model/decoder.ts'
+import type { TokenChoice } from '../model/decoder.ts'
+import { createRotaryTable } from '../model/rope.ts'
+import { startDecoderRun } from '../pipeline/decoder-run.ts'
+import type { Draws } from '../pipeline/decoder-run.ts'
+import { planPositions } from '../pipeline/positions.ts'
+import { openPromptRenderer, planGrids } from '../pipeline/prompt.ts'
+import { openSession } from '../pipeline/session.ts'
+import { openTokenizer } from '../pipeline/tokenizer.ts'
+import { upsample } from '../pipeline/visual-tokens.ts'
+
+/** Steps per run while following a reference: more than one run, so that the carried cache is tested. */
+const CHUNK_TOKENS = 100
+
+/** Compares prompt, positions, logits and tokens of one `autoregressive` case. */
+export async function compareAutoregressive(
+  checkpoint: Checkpoint,
+  dir: string,
+  parityCase: ParityCase,
+): Promise<ParityRow[]> {
+  const { name } = parityCase
+  const tensors = await openCase(dir, name)
+  const grids = planGrids({
+    width: required(parityCase, 'width'),
+    height: required(parityCase, 'height'),
+    cellPixels: checkpoint.cellPixels,
+  })
+  const text = await renderPrompt(checkpoint, parityCase)
+  const ids = (await openTokenizer(checkpoint.dir)).encode(text)
+  const positions = planPositions(ids.length, grids)
+  const axes = [positions.temporal, positions.height, positions.width]
+  const forced = await tensors.integers('forced_tokens')
+  const greedy = await tensors.integers('greedy_tokens')
+  const forcedRun = await follow(checkpoint, { ids, positions, choice: 'forced', forced })
+  const greedyRun = await follow(checkpoint, {
+    ids,
+    positions,
+    choice: 'likeliest',
+    forced: greedy,
+  })
+  const large = Int32Array.from(forced.slice(required(parityCase, 'large_offset')))
+  const integers = async (stage: string, actual: ArrayLike<number>, tensor: string) =>
+    compareIntegers(name, stage, actual, await tensors.integers(tensor))
+  const floats = async (stage: string, actual: ArrayLike<number>, tensor: string) =>
+    compareFloats(name, stage, actual, await tensors.floats(tensor))
+  const before = axes.flatMap((axis) => axis.slice(0, ids.length))
+  const after = axes.flatMap((axis) => axis.slice(ids.length))
+  return [
+    compareIntegers(name, 'rendered prompt', [text === parityCase.rendered_prompt ? 1 : 0], [1]),
+    await integers('input ids', ids, 'input_ids'),
+    await integers('prompt positions', before, 'position_ids'),
+    await integers('decode positions', after, 'decode_position_ids'),
+    await floats('prompt logits', forcedRun.promptLogits, 'prefill_logits'),
+    await floats('forced logits', forcedRun.logits, 'forced_logits'),
+    await integers('greedy tokens', greedyRun.tokens.slice(0, greedy.length), 'greedy_tokens'),
+    await floats(
+      'greedy logits',
+      greedyRun.logits.slice(0, greedy.length * checkpoint.autoregressive.visionVocabularySize),
+      'greedy_logits',
+    ),
+    await integers('prior token ids', upsample(large, grids.large), 'prior_token_ids'),
+  ]
+}
+
+/** Compares the ids of every text of a `tokenizer` case. */
+export async function compareTokenizer(
+  checkpoint: Checkpoint,
+  dir: string,
+  parityCase: ParityCase,
+): Promise<ParityRow[]> {
+  const tokenizer = await openTokenizer(checkpoint.dir)
+  const tensors = await openCase(dir, parityCase.name)
+  const rows: ParityRow[] = []
+  for (const [index, text] of required(parityCase, 'texts').entries()) {
+    const expected = await tensors.integers(`ids_${index}`)
+    // An empty tensor cannot be stored, so the reference writes [-1] for an empty text.
+    const wanted = text === '' && expected[0] === -1 ? [] : expected
+    rows.push(compareIntegers(parityCase.name, `text ${index}`, tokenizer.encode(text), wanted))
+  }
+  return rows
+}
+
+async function renderPrompt(checkpoint: Checkpoint, parityCase: ParityCase): Promise<string> {
+  const renderer = await openPromptRenderer(checkpoint.dir)
+  const size = { width: required(parityCase, 'width'), height: required(parityCase, 'height') }
+  const grids = planGrids({ ...size, cellPixels: checkpoint.cellPixels })
+  return renderer.render(required(parityCase, 'prompt'), grids)
+}
+
+interface Followed {
+  tokens: number[]
+  promptLogits: Float32Array
+  /** Rows: logits after feeding 0, 1, 2, ... tokens. */
+  logits: Float32Array
+}
+
+async function follow(
+  checkpoint: Checkpoint,
+  input: {
+    ids: number[]
+    positions: Parameters<typeof createRotaryTable>[0]
+    choice: TokenChoice
+    forced: number[]
+  },
+): Promise<Followed> {
+  const { autoregressive: config, generation } = checkpoint
+  const graph = buildDecoder({
+    config,
+    tensors: await checkpoint.tensors('vision_language_encoder'),
+    compute: 'float32',
+    choice: input.choice,
+    sampling: { ...generation, codebookSize: config.codebookSize },
+    withLogits: true,
+  })
+  const session = await openSession(graph, { threads: 1 })
+  const rotary = createRotaryTable(input.positions, {
+    width: rotaryWidth(config),
+    theta: config.rope.theta,
+    section: config.rope.section,
+  })
+  // One draw more than there are forced tokens, to see the logits after the last of them.
+  const count = input.forced.length + 1
+  const forced = BigInt64Array.from([...input.forced, 0], BigInt)
+  const draws: Draws =
+    input.choice === 'forced' ? { forced } : { uniforms: new Float32Array(count) }
+  const run = startDecoderRun(session, config, { ids: input.ids, rotary, draws })
+  const tokens: number[] = []
+  const rows: number[] = []
+  let promptLogits = new Float32Array(0)
+  while (tokens.length < count) {
+    const chunk = await run.write(Math.min(CHUNK_TOKENS, count - tokens.length))
+    const prompt = floatsOf(chunk.promptLogits)
+    if (tokens.length === 0) promptLogits = prompt
+    rows.push(...prompt.slice(-config.visionVocabularySize), ...floatsOf(chunk.stepLogits))
+    tokens.push(...chunk.tokens.map(Number))
+  }
+  await session.close()
+  return { tokens, promptLogits, logits: Float32Array.from(rows) }
+}
+
+function floatsOf(tensor: { data: unknown } | null): Float32Array<ArrayBuffer> {
+  if (!(tensor?.data instanceof Float32Array)) throw new Error('the graph was built without logits')
+  return new Float32Array(tensor.data)
+}

@@ -1,0 +1,74 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { CheckpointError, openTensorFile, readIntegers, readTensor } from '../model/safetensors.ts'
+
+const caseSchema = z.looseObject({
+  name: z.string(),
+  kind: z.string(),
+  prompt: z.string().optional(),
+  rendered_prompt: z.string().optional(),
+  height: z.int().optional(),
+  width: z.int().optional(),
+  steps: z.int().optional(),
+  guidance_scale: z.number().optional(),
+  large_offset: z.int().optional(),
+  mu: z.number().optional(),
+  texts: z.array(z.string()).optional(),
+  glyph_texts: z.array(z.string()).optional(),
+})
+export type ParityCase = z.output<typeof caseSchema>
+
+/** Tensors of one case. */
+export interface CaseTensors {
+  floats(name: string): Promise<Float32Array>
+  integers(name: string): Promise<number[]>
+  shape(name: string): readonly number[]
+}
+
+/**
+ * Reads the list of cases of a folder that holds `checkpoint/` and `cases/`.
+ *
+ * @throws CheckpointError when `cases/cases.json` is missing or not of this form
+ */
+export async function readCases(dir: string): Promise<ParityCase[]> {
+  const path = join(dir, 'cases', 'cases.json')
+  const text = await readFile(path, 'utf8').catch((cause: unknown) => {
+    throw new CheckpointError(`${path}: cannot be read`, { cause })
+  })
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw new CheckpointError(`${path}: not valid JSON`, { cause })
+  }
+  const parsed = z.object({ cases: z.array(caseSchema) }).safeParse(value)
+  if (!parsed.success) throw new CheckpointError(`${path}: ${z.prettifyError(parsed.error)}`)
+  return parsed.data.cases
+}
+
+/** Opens one case's tensors. */
+export async function openCase(dir: string, name: string): Promise<CaseTensors> {
+  const tensors = await openTensorFile(join(dir, 'cases', `${name}.safetensors`))
+  return {
+    floats: (tensor) => readTensor(tensors.get(tensor)),
+    integers: (tensor) => readIntegers(tensors.get(tensor)),
+    shape: (tensor) => tensors.get(tensor).shape,
+  }
+}
+
+/**
+ * A number or text that a case must state.
+ *
+ * @throws naming the case and the field
+ */
+export function required<Key extends keyof ParityCase>(
+  parityCase: ParityCase,
+  key: Key,
+): NonNullable<ParityCase[Key]> {
+  const value = parityCase[key]
+  if (value === undefined || value === null) {
+    throw new Error(`case ${parityCase.name}: ${String(key)} is missing`)
+  }
+  return value
+}

@@ -1,0 +1,73 @@
+import { EngineError } from '../engine-error.ts'
+import type { SizeRules } from '../model/config.ts'
+import { IMAGE_FORMATS } from './encode.ts'
+import type { ImageRequest } from './glm-image.ts'
+import { extractGlyphTexts, toGlyphIds } from './glyph.ts'
+
+/** Longest prompt in UTF-16 units; a common limit of image services. */
+const MAX_PROMPT_UNITS = 32_000
+/** Most ids of quoted text in one prompt: about four times the text that fits one picture legibly. */
+const MAX_GLYPH_IDS = 8_192
+/** Twice the published setting; more only costs time. */
+const MAX_STEPS = 100
+/** Published demonstrations stay below 5; far above, pictures burn out. */
+const MAX_GUIDANCE = 20
+const MAX_SEED = 2 ** 32 - 1
+
+export interface CheckedRequest extends Omit<ImageRequest, 'steps' | 'guidanceScale'> {
+  steps: number
+  guidanceScale: number
+}
+
+/**
+ * Checks a request against what the checkpoint is served with and fills in its defaults.
+ *
+ * @throws EngineError `invalid_request`; the message names the field and the rule
+ */
+export function checkRequest(
+  request: ImageRequest,
+  rules: { size: SizeRules; steps: number; guidanceScale: number },
+): CheckedRequest {
+  const { prompt, seed, format } = request
+  const steps = request.steps ?? rules.steps
+  const guidanceScale = request.guidanceScale ?? rules.guidanceScale
+  require(typeof prompt === 'string' && prompt.trim() !== '', 'prompt', 'must not be empty')
+  require(prompt.length <=
+    MAX_PROMPT_UNITS, 'prompt', `must have at most ${MAX_PROMPT_UNITS} characters`)
+  const glyphIds = toGlyphIds(extractGlyphTexts(prompt)).reduce((sum, ids) => sum + ids.length, 0)
+  require(glyphIds <= MAX_GLYPH_IDS, 'prompt', `must quote at most ${MAX_GLYPH_IDS} bytes of text`)
+  checkSize(request, rules.size)
+  require(isIntegerIn(seed, 0, MAX_SEED), 'seed', `must be a whole number from 0 to ${MAX_SEED}`)
+  require(isIntegerIn(
+    steps,
+    1,
+    MAX_STEPS,
+  ), 'steps', `must be a whole number from 1 to ${MAX_STEPS}`)
+  require(guidanceScale >= 0 &&
+    guidanceScale <= MAX_GUIDANCE, 'guidance_scale', `must be a number from 0 to ${MAX_GUIDANCE}`)
+  require(IMAGE_FORMATS.includes(format), 'format', `must be one of ${IMAGE_FORMATS.join(', ')}`)
+  return { ...request, steps, guidanceScale }
+}
+
+/** Recommended sizes are allowed by name, also where a side is below the least. */
+function checkSize({ width, height }: ImageRequest, rules: SizeRules): void {
+  if (rules.recommended.includes(`${width}x${height}`)) return
+  for (const [field, side] of [
+    ['width', width],
+    ['height', height],
+  ] as const) {
+    require(isIntegerIn(side, rules.minSide, rules.maxSide) &&
+      side % rules.multipleOf ===
+        0, field, `must be a multiple of ${rules.multipleOf} from ${rules.minSide} to ${rules.maxSide}`)
+  }
+  require(width * height <=
+    rules.maxPixels, 'width', `times height must be at most ${rules.maxPixels} pixels`)
+}
+
+function isIntegerIn(value: number, least: number, most: number): boolean {
+  return Number.isInteger(value) && value >= least && value <= most
+}
+
+function require(holds: boolean, field: string, rule: string): void {
+  if (!holds) throw new EngineError('invalid_request', `${field} ${rule}`, { field })
+}

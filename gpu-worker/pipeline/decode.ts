@@ -1,0 +1,34 @@
+import type { Checkpoint } from '../model/checkpoint.ts'
+import { buildVaeDecoder } from '../model/vae.ts'
+import type { StageOptions } from './glyph-encoder.ts'
+import { takeFloats } from './outputs.ts'
+import { openSession } from './session.ts'
+
+export interface PixelDecoder {
+  /**
+   * Turns latents into a picture.
+   *
+   * @param latents float32 [channels, rows, columns], as the denoiser leaves them
+   * @returns float32 [3, rows * scale, columns * scale] in 0..1
+   */
+  decode(latents: Float32Array, grid: { rows: number; columns: number }): Promise<Float32Array>
+  close(): Promise<void>
+}
+
+/** Opens the decoder from latents to pixels. */
+export async function openPixelDecoder(
+  checkpoint: Checkpoint,
+  options: Omit<StageOptions, 'compute'>,
+): Promise<PixelDecoder> {
+  const config = checkpoint.vae
+  const graph = buildVaeDecoder(config, await checkpoint.tensors('vae'))
+  const session = await openSession(graph, options)
+  return {
+    async decode(latents, { rows, columns }) {
+      const shape = [1, config.latentChannels, rows, columns]
+      const results = await session.run({ latents: { data: latents, shape } }, ['image'])
+      return takeFloats(results, 'image')
+    },
+    close: () => session.close(),
+  }
+}

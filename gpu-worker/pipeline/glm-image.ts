@@ -1,0 +1,263 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+
+import { EngineError } from '../engine-error.ts'
+import { openCheckpoint } from '../model/checkpoint.ts'
+import type { Checkpoint } from '../model/checkpoint.ts'
+import type { SizeRules } from '../model/config.ts'
+import { checkRequest } from './check-request.ts'
+import type { CheckedRequest } from './check-request.ts'
+import { openPixelDecoder } from './decode.ts'
+import { fromPatches, openDenoiser, toPatches } from './denoise.ts'
+import type { DenoiseConditions } from './denoise.ts'
+import { encodeImage, toPixels } from './encode.ts'
+import type { ImageFormat } from './encode.ts'
+import { applyGuidance, createSchedule, stepEuler } from './flow-match.ts'
+import { openGlyphEncoder } from './glyph-encoder.ts'
+import type { StageOptions } from './glyph-encoder.ts'
+import { createNoise } from './noise.ts'
+import { planGrids } from './prompt.ts'
+import type { HostTensor, Provider } from './session.ts'
+import { openVisualTokenWriter } from './visual-tokens.ts'
+
+export type { ImageFormat } from './encode.ts'
+
+export interface ImageRequest {
+  prompt: string
+  /** Pixels. */
+  width: number
+  height: number
+  /** 0 to 2^32 - 1. */
+  seed: number
+  /** Absent: what the checkpoint is served with. */
+  steps?: number
+  guidanceScale?: number
+  format: ImageFormat
+}
+
+export interface Progress {
+  stage: 'tokens' | 'glyph' | 'denoise' | 'decode' | 'encode'
+  /** Rises to `total` within a stage; stages come in the order of the type. */
+  step: number
+  total: number
+}
+
+export interface ImageResult {
+  bytes: Uint8Array
+  contentType: string
+  /** Of `bytes`, in hex. */
+  sha256: string
+  width: number
+  height: number
+  seed: number
+  steps: number
+  guidanceScale: number
+  /** Visual tokens written, the preview's included. */
+  tokenCount: number
+  /** By stage, and `total`. */
+  timingsMs: Record<string, number>
+}
+
+export interface ModelInfo {
+  model: string
+  /** What a reader of the picture must know, or null. */
+  notice: string | null
+  size: SizeRules
+  steps: number
+  guidanceScale: number
+  weightsHash: string
+  provider: string
+}
+
+export interface GenerateHooks {
+  signal?: AbortSignal
+  onProgress?: (progress: Progress) => void
+}
+
+export interface Pipeline {
+  readonly info: ModelInfo
+  /**
+   * Makes one picture. Same request, checkpoint and machine: same bytes.
+   *
+   * Each run of a graph blocks the event loop; between runs the loop turns once and `signal` is looked at.
+   *
+   * @throws EngineError `invalid_request` naming the field; `canceled` after an abort
+   */
+  generate(request: ImageRequest, hooks: GenerateHooks): Promise<ImageResult>
+  close(): Promise<void>
+}
+
+/**
+ * Opens a checkpoint folder for generation.
+ *
+ * @throws CheckpointError naming the file and what is wrong with it
+ */
+export async function openPipeline(
+  modelDir: string,
+  options: { threads?: number; provider?: Provider } = {},
+): Promise<Pipeline> {
+  const checkpoint = await openCheckpoint(modelDir)
+  const stages = await openStages(checkpoint, options)
+  const { serving } = checkpoint
+  const info: ModelInfo = {
+    model: serving.model,
+    notice: serving.notice,
+    size: serving.size,
+    steps: serving.steps,
+    guidanceScale: serving.guidanceScale,
+    weightsHash: await checkpoint.hash(),
+    provider: options.provider ?? 'cpu',
+  }
+  return {
+    info,
+    generate: (request, hooks) =>
+      generate({ checkpoint, stages }, checkRequest(request, serving), hooks),
+    async close() {
+      await stages.writer.close()
+      await stages.glyphs.close()
+      await stages.denoiser.close()
+      await stages.decoder.close()
+    },
+  }
+}
+
+interface Model {
+  checkpoint: Checkpoint
+  stages: Awaited<ReturnType<typeof openStages>>
+}
+
+async function openStages(
+  checkpoint: Checkpoint,
+  options: { threads?: number; provider?: Provider },
+) {
+  // The processor has no bfloat16 kernels for most operators; the card has, and float32 would double its memory.
+  const compute: StageOptions['compute'] = options.provider === 'cuda' ? 'bfloat16' : 'float32'
+  const glyphs = await openGlyphEncoder(checkpoint, { ...options, compute: 'float32' })
+  return {
+    glyphs,
+    glyphNull: await glyphs.encode(''),
+    writer: await openVisualTokenWriter(checkpoint, options),
+    denoiser: await openDenoiser(checkpoint, { ...options, compute }),
+    decoder: await openPixelDecoder(checkpoint, options),
+  }
+}
+
+async function generate(
+  model: Model,
+  request: CheckedRequest,
+  hooks: GenerateHooks,
+): Promise<ImageResult> {
+  const { width, height, prompt, seed } = request
+  const report = (stage: Progress['stage'], step: number, total: number) =>
+    pause(hooks, { stage, step, total })
+  const timer = startTimer()
+
+  const { large, preview } = planGrids({ width, height, cellPixels: model.checkpoint.cellPixels })
+  await report('tokens', 0, large.rows * large.columns + preview.rows * preview.columns)
+  const visual = await model.stages.writer.write(
+    { prompt, width, height, seed },
+    { onChunk: (written, total) => report('tokens', written, total) },
+  )
+  timer.lap('tokens')
+
+  await report('glyph', 0, 1)
+  const conditions = await prepareConditions(model, request, Array.from(visual.priorTokenIds))
+  await report('glyph', 1, 1)
+  timer.lap('glyph')
+
+  const latents = await denoise(model, request, conditions, (step, total) =>
+    report('denoise', step, total),
+  )
+  timer.lap('denoise')
+
+  await report('decode', 0, 1)
+  const planes = await model.stages.decoder.decode(latents, toLatentGrid(model, request))
+  await report('decode', 1, 1)
+  timer.lap('decode')
+
+  const image = await encodeImage(toPixels(planes), { width, height }, request.format)
+  await report('encode', 1, 1)
+  timer.lap('encode')
+  return {
+    ...image,
+    width,
+    height,
+    seed,
+    steps: request.steps,
+    guidanceScale: request.guidanceScale,
+    tokenCount: visual.writtenCount,
+    timingsMs: timer.read(),
+  }
+}
+
+async function prepareConditions(
+  { stages }: Model,
+  { prompt, width, height }: CheckedRequest,
+  priorIds: readonly number[],
+): Promise<DenoiseConditions> {
+  const glyph: HostTensor = await stages.glyphs.encode(prompt)
+  return stages.denoiser.prepare({ glyph, glyphNull: stages.glyphNull, priorIds, width, height })
+}
+
+/** Noise to latents [channels, rows, columns]. The loop runs on patches, so the layout changes only at its ends. */
+async function denoise(
+  model: Model,
+  request: CheckedRequest,
+  conditions: DenoiseConditions,
+  report: (step: number, total: number) => Promise<void>,
+): Promise<Float32Array> {
+  const { checkpoint, stages } = model
+  const { seed, steps, guidanceScale } = request
+  const { inChannels: channels, patchSize: patch } = checkpoint.transformer
+  const layout = { channels, patch, ...toLatentGrid(model, request) }
+  const patches = toPatches(createNoise(seed, channels * layout.rows * layout.columns), layout)
+  const tokenCount = (layout.rows / patch) * (layout.columns / patch)
+  const { timesteps, sigmas } = createSchedule(checkpoint.scheduler, { steps, tokenCount })
+  await report(0, steps)
+  for (const [step, timestep] of timesteps.entries()) {
+    const { conditional, unconditional } = await stages.denoiser.evaluate(
+      patches,
+      timestep - 1,
+      conditions,
+      guidanceScale > 1,
+    )
+    if (unconditional) applyGuidance(conditional, unconditional, guidanceScale)
+    const [sigma = 0, sigmaNext = 0] = sigmas.subarray(step, step + 2)
+    stepEuler(patches, conditional, { sigma, sigmaNext })
+    await report(step + 1, steps)
+  }
+  return fromPatches(patches, layout)
+}
+
+function toLatentGrid(
+  { checkpoint }: Model,
+  { width, height }: CheckedRequest,
+): { rows: number; columns: number } {
+  const { scale } = checkpoint.vae
+  return { rows: height / scale, columns: width / scale }
+}
+
+/** Reports, then lets the event loop turn so that a cancel can arrive, then looks for it. */
+async function pause({ signal, onProgress }: GenerateHooks, progress: Progress): Promise<void> {
+  onProgress?.(progress)
+  await nextTurn()
+  if (signal?.aborted) {
+    throw new EngineError('canceled', `canceled in stage ${progress.stage}`, {
+      cause: signal.reason,
+    })
+  }
+}
+
+function startTimer() {
+  const start = performance.now()
+  const laps: Record<string, number> = {}
+  let last = start
+  const round = (durationMs: number) => Math.round(durationMs * 10) / 10
+  return {
+    lap(stage: string) {
+      const now = performance.now()
+      laps[stage] = round(now - last)
+      last = now
+    },
+    read: (): Record<string, number> => ({ ...laps, total: round(last - start) }),
+  }
+}

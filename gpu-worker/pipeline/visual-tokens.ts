@@ -1,0 +1,100 @@
+import { startDecoderRun } from './decoder-run.ts'
+import { planPositions } from './positions.ts'
+import { openPromptRenderer, planGrids } from './prompt.ts'
+import type { Grid } from './prompt.ts'
+import { openSession } from './session.ts'
+import type { Provider } from './session.ts'
+import { openTokenizer } from './tokenizer.ts'
+import { createUniforms } from './uniforms.ts'
+import type { Checkpoint } from '../model/checkpoint.ts'
+import { rotaryWidth } from '../model/decoder-layers.ts'
+import { buildDecoder } from '../model/decoder.ts'
+import { createRotaryTable } from '../model/rope.ts'
+
+export interface VisualTokens {
+  /** Visual codes of the large grid, row-major, each in [0, codebook size). */
+  readonly tokens: Int32Array
+  /** The same codes with every cell repeated 2 x 2: one per denoiser patch, row-major. */
+  readonly priorTokenIds: Int32Array
+  /** All tokens written, the preview's included. */
+  readonly writtenCount: number
+}
+
+export interface VisualTokenWriter {
+  /**
+   * Writes the layout of one picture. Same prompt, size and seed, same machine: same tokens.
+   *
+   * @param hooks.onChunk called after every chunk with the number of tokens written and their total; the
+   *   next chunk starts when it resolves, and a throw from it ends the writing
+   */
+  write(
+    request: { prompt: string; width: number; height: number; seed: number },
+    hooks: { onChunk: (written: number, total: number) => Promise<void> },
+  ): Promise<VisualTokens>
+  close(): Promise<void>
+}
+
+/**
+ * Tokens per run of the graph: long enough that carrying the cache through host memory between runs costs
+ * little per token, short enough that a cancel is seen within a fraction of a second on a GPU.
+ */
+const CHUNK_TOKENS = 32
+
+/**
+ * Opens the autoregressive half of the model.
+ *
+ * @throws CheckpointError when the checkpoint lacks a tensor or a processor file
+ */
+export async function openVisualTokenWriter(
+  checkpoint: Checkpoint,
+  options: { threads?: number; provider?: Provider } = {},
+): Promise<VisualTokenWriter> {
+  const { autoregressive: config, generation } = checkpoint
+  const tokenizer = await openTokenizer(checkpoint.dir)
+  const renderer = await openPromptRenderer(checkpoint.dir)
+  const graph = buildDecoder({
+    config,
+    tensors: await checkpoint.tensors('vision_language_encoder'),
+    compute: 'float32',
+    choice: 'nucleus',
+    sampling: { ...generation, codebookSize: config.codebookSize },
+    withLogits: false,
+  })
+  const session = await openSession(graph, options)
+  return {
+    close: () => session.close(),
+    async write({ prompt, width, height, seed }, hooks) {
+      const grids = planGrids({ width, height, cellPixels: checkpoint.cellPixels })
+      const ids = tokenizer.encode(renderer.render(prompt, grids))
+      const previewCount = grids.preview.rows * grids.preview.columns
+      const total = previewCount + grids.large.rows * grids.large.columns
+      const rotary = createRotaryTable(planPositions(ids.length, grids), {
+        width: rotaryWidth(config),
+        theta: config.rope.theta,
+        section: config.rope.section,
+      })
+      const draws = { uniforms: createUniforms(seed, total) }
+      const run = startDecoderRun(session, config, { ids, rotary, draws })
+      const written: number[] = []
+      while (written.length < total) {
+        const chunk = await run.write(Math.min(CHUNK_TOKENS, total - written.length))
+        written.push(...chunk.tokens.map(Number))
+        await hooks.onChunk(written.length, total)
+      }
+      const tokens = Int32Array.from(written.slice(previewCount))
+      return { tokens, priorTokenIds: upsample(tokens, grids.large), writtenCount: total }
+    },
+  }
+}
+
+/** Repeats every cell of a row-major grid 2 x 2. */
+export function upsample(tokens: Int32Array, grid: Grid): Int32Array {
+  const columns = 2 * grid.columns
+  const out = new Int32Array(2 * grid.rows * columns)
+  for (let index = 0; index < out.length; index++) {
+    const row = Math.floor(index / columns) >> 1
+    const column = (index % columns) >> 1
+    out[index] = tokens[row * grid.columns + column] ?? 0
+  }
+  return out
+}

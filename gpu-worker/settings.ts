@@ -1,0 +1,23 @@
+/**
+ * Numbers that worker, queue and infrastructure must agree on.
+ */
+
+/** A message that nobody extends is visible again after this: three beats, so that two may be missed. */
+export const VISIBILITY_SECONDS = 60
+/** Rhythm of the heartbeat; a third of the visibility. */
+export const BEAT_SECONDS = 20
+/** Receives before the queue moves a message to the dead letters; also the failures that end a job. */
+export const MAX_RECEIVES = 3
+/**
+ * The longest that one attempt is kept alive: four times the slowest job known (ten of the largest pictures
+ * take minutes on a card), so that a hung job ends and another worker gets it.
+ */
+export const ATTEMPT_SECONDS = 900
+/** Time that a worker has to hand its job back when it is told to stop; supervisors wait ten seconds. */
+export const DRAIN_MS = 8_000
+/** The longest wait that the queue offers; shorter ones only cost more calls. */
+export const LONG_POLL_SECONDS = 20
+/** Pause before a failed job is tried again, by the number of failures so far. */
+export const RETRY_DELAYS_SECONDS: readonly number[] = [5, 30]
+/** Progress is written at most this often. */
+export const PROGRESS_INTERVAL_MS = 1_000

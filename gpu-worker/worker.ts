@@ -1,0 +1,136 @@
+import { closeDatabase, openDatabase } from '../db/client.ts'
+import type { Db } from '../db/client.ts'
+import { announceModel } from '../db/models.ts'
+import { consumeJobs } from './consume.ts'
+import type { Log } from './consume.ts'
+import { consumeDeadLetters } from './dead-letter.ts'
+import type { Engine } from './engine.ts'
+import { awsCredentials } from './env.ts'
+import type { WorkerEnv } from './env.ts'
+import { startLeaseKeeper } from './lease.ts'
+import type { LeaseTimes } from './lease-thread.ts'
+import type { ModelInfo } from './pipeline/glm-image.ts'
+import { createPoke } from './poke.ts'
+import type { JobTimes } from './run-job.ts'
+import * as settings from './settings.ts'
+import { openQueue } from './sqs.ts'
+import { createFileStore, createS3Store } from './store.ts'
+import type { PictureStore } from './store.ts'
+
+export type WorkerTimes = JobTimes & LeaseTimes & { pollSeconds: number }
+
+export const WORKER_TIMES: WorkerTimes = {
+  leaseSeconds: settings.VISIBILITY_SECONDS,
+  beatSeconds: settings.BEAT_SECONDS,
+  visibilitySeconds: settings.VISIBILITY_SECONDS,
+  attemptSeconds: settings.ATTEMPT_SECONDS,
+  progressIntervalMs: settings.PROGRESS_INTERVAL_MS,
+  retrySeconds: settings.RETRY_DELAYS_SECONDS,
+  pollSeconds: settings.LONG_POLL_SECONDS,
+}
+
+export interface RunningWorker {
+  /** Takes no new job, gives the one under way back, closes engine and database. Safe to repeat. */
+  stop(): Promise<void>
+}
+
+/** The claim, one settlement and the dead letters; each beat is a statement of milliseconds. */
+const MAX_CONNECTIONS = 4
+
+/**
+ * Puts an engine to work on the queue: announces its model and takes jobs one at a time until stopped.
+ *
+ * @throws when the database cannot be reached
+ */
+export async function startWorker(input: {
+  env: WorkerEnv
+  engine: Engine
+  log: Log
+  times?: WorkerTimes
+  /** Wraps the store; for tests that break it. */
+  store?: PictureStore
+}): Promise<RunningWorker> {
+  const { env, engine, log, times = WORKER_TIMES } = input
+  const db = openDatabase(env.DATABASE_URL, {
+    maxConnections: MAX_CONNECTIONS,
+    applicationName: 'glyphpress-worker',
+  })
+  await announce(db, engine.info)
+  const place = queuePlace(env)
+  const queue = openQueue({ ...place, queueUrl: env.SQS_QUEUE_URL })
+  const leases = startLeaseKeeper({ queue: { ...place, queueUrl: env.SQS_QUEUE_URL }, times })
+  const onSettled =
+    env.GATEWAY_URL && env.POKE_SECRET ? createPoke(env.GATEWAY_URL, env.POKE_SECRET) : () => {}
+  const stopping = new AbortController()
+  const jobs = consumeJobs(
+    {
+      db,
+      engine,
+      queue,
+      leases,
+      log,
+      onSettled,
+      times,
+      store: input.store ?? createStore(env),
+      workerId: env.WORKER_ID,
+      pollSeconds: times.pollSeconds,
+      visibilitySeconds: times.visibilitySeconds,
+    },
+    stopping.signal,
+  )
+  const letters = env.SQS_DLQ_URL ? openQueue({ ...place, queueUrl: env.SQS_DLQ_URL }) : null
+  const dead = letters
+    ? consumeDeadLetters(
+        { db, letters, log, onSettled, pollSeconds: times.pollSeconds },
+        stopping.signal,
+      )
+    : Promise.resolve()
+  log({ level: 'info', event: 'ready', worker_id: env.WORKER_ID, model: engine.info.model })
+
+  const stop = async () => {
+    stopping.abort()
+    await Promise.all([jobs, dead])
+    await Promise.all([engine.close(), leases.close(), closeDatabase(db)])
+    queue.close()
+    letters?.close()
+  }
+  let stopped: Promise<void> | null = null
+  return { stop: () => (stopped ??= stop()) }
+}
+
+async function announce(db: Db, info: ModelInfo): Promise<void> {
+  const { size } = info
+  await announceModel(db, {
+    id: info.model,
+    size: {
+      default: size.default,
+      recommended: size.recommended,
+      min_side: size.minSide,
+      max_side: size.maxSide,
+      multiple_of: size.multipleOf,
+      max_pixels: size.maxPixels,
+    },
+    steps: info.steps,
+    guidanceScale: info.guidanceScale,
+    notice: info.notice,
+    weightsHash: info.weightsHash,
+  })
+}
+
+function queuePlace(env: WorkerEnv) {
+  return {
+    region: env.AWS_REGION,
+    ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
+    ...awsCredentials(env),
+  }
+}
+
+function createStore(env: WorkerEnv): PictureStore {
+  if (env.S3_BUCKET === undefined) return createFileStore(env.OBJECT_DIR ?? '')
+  return createS3Store({
+    bucket: env.S3_BUCKET,
+    region: env.AWS_REGION,
+    ...(env.S3_ENDPOINT === undefined ? {} : { endpoint: env.S3_ENDPOINT }),
+    ...awsCredentials(env),
+  })
+}
