@@ -1,0 +1,116 @@
+import { spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
+import { createWriteStream } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+
+export interface PartOptions {
+  name: string
+  /** TypeScript file of the process. */
+  script: string
+  env: NodeJS.ProcessEnv
+  logDir: string
+  /** The event of its log that says it is ready. */
+  readyEvent: string
+  /** Told in words when the part dies or comes back. */
+  say: (text: string) => void
+  /** Called at each death that nobody asked for, before it is started again. */
+  onDeath?: () => void
+}
+
+export interface Part {
+  /** Resolves when it is ready for the first time; rejects with its last words when it cannot start. */
+  readonly ready: Promise<void>
+  /** Asks it to end, insists after the given time. Safe to repeat. */
+  stop(insistAfterMs: number): Promise<void>
+}
+
+const NODE_FLAGS = [
+  '--disable-warning=ExperimentalWarning',
+  '--experimental-strip-types',
+  `--import=${new URL('./leash.ts', import.meta.url).href}`,
+]
+const FIRST_PAUSE_MS = 500
+const LONGEST_PAUSE_MS = 10_000
+/** A part that lived this long has started well; its next death begins a new count. */
+const STABLE_MS = 30_000
+/** Quick deaths in a row after which it is left dead: it would not get better. */
+const MAX_QUICK_DEATHS = 5
+
+/**
+ * Runs one part as a process of its own and starts it again when it dies. Its output goes to
+ * `<name>.log` in the log folder.
+ */
+export function startPart(options: PartOptions): Part {
+  const { name, say } = options
+  let child: ChildProcess | null = null
+  let isStopping = false
+  let quickDeaths = 0
+  let timer: NodeJS.Timeout | null = null
+  let settleReady: { resolve: () => void; reject: (error: Error) => void } | null = null
+  const ready = new Promise<void>((resolve, reject) => {
+    settleReady = { resolve, reject }
+  })
+
+  const launch = () => {
+    const startedMs = Date.now()
+    const words: string[] = []
+    child = spawnLogged(options, words, () => settleReady?.resolve())
+    child.once('exit', (code, signal) => {
+      child = null
+      if (isStopping) return
+      options.onDeath?.()
+      quickDeaths = Date.now() - startedMs > STABLE_MS ? 1 : quickDeaths + 1
+      const cause = `the ${name} ended (${signal ?? `code ${code}`})`
+      if (quickDeaths >= MAX_QUICK_DEATHS || code === 1) {
+        const text = `${cause}:\n${words.slice(-10).join('\n')}`
+        settleReady?.reject(new Error(text))
+        if (quickDeaths >= MAX_QUICK_DEATHS) {
+          say(`${text}\nIt is not started again.`)
+          return
+        }
+      }
+      const pauseMs = Math.min(FIRST_PAUSE_MS * 2 ** (quickDeaths - 1), LONGEST_PAUSE_MS)
+      say(`${cause}; it is started again in ${pauseMs / 1000} s`)
+      timer = setTimeout(launch, pauseMs)
+    })
+  }
+  launch()
+  return {
+    ready,
+    async stop(insistAfterMs) {
+      isStopping = true
+      if (timer) clearTimeout(timer)
+      const running = child
+      if (!running) return
+      const ended = new Promise<void>((resolve) => running.once('exit', () => resolve()))
+      const insist = setTimeout(() => running.kill('SIGKILL'), insistAfterMs)
+      running.kill('SIGTERM')
+      await ended
+      clearTimeout(insist)
+    },
+  }
+}
+
+function spawnLogged(options: PartOptions, words: string[], onReady: () => void): ChildProcess {
+  const { script, env, logDir, name, readyEvent } = options
+  const child = spawn(process.execPath, [...NODE_FLAGS, script], {
+    env,
+    // The last one is never written to: that it closes tells the part that this process has ended.
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    // A Ctrl-C in the terminal goes to the launcher alone, which stops the parts in order.
+    detached: true,
+  })
+  const file = createWriteStream(join(logDir, `${name}.log`), { flags: 'a', mode: 0o600 })
+  for (const stream of [child.stdout, child.stderr]) {
+    if (!stream) continue
+    createInterface({ input: stream }).on('line', (line) => {
+      file.write(`${line}\n`)
+      words.push(line)
+      words.splice(0, Math.max(0, words.length - 20))
+      if (line.includes(`"event":"${readyEvent}"`)) onReady()
+    })
+  }
+  child.once('close', () => file.end())
+  return child
+}
