@@ -1,0 +1,151 @@
+import { GetObjectCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
+import { createHash } from 'node:crypto'
+import { Miniflare, convertV4MiniflareOptions } from 'miniflare'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { createS3Objects } from '../../edge/objects.ts'
+import type { S3Settings } from '../../edge/objects.ts'
+
+const BYTES = Buffer.from('the bytes of a picture')
+const KEY = keyOf(BYTES)
+const credentials = { accessKeyId: 'access', secretAccessKey: 'secret' }
+let server: Miniflare
+let endpoint: string
+let writer: S3Client
+
+function keyOf(bytes: Buffer): string {
+  const sha256 = createHash('sha256').update(bytes).digest('hex')
+  return `images/${sha256.slice(0, 2)}/${sha256}.png`
+}
+
+/** A bucket whose server checks every signature. */
+beforeAll(async () => {
+  server = new Miniflare(
+    convertV4MiniflareOptions({
+      modules: true,
+      script: 'export default { fetch: () => new Response(null, { status: 404 }) }',
+      compatibilityDate: '2026-08-20',
+      cf: false,
+      host: '127.0.0.1',
+      port: 0,
+      r2Buckets: { PICTURES: { id: 'pictures', s3Credentials: credentials } },
+    }),
+  )
+  endpoint = new URL('/cdn-cgi/local/r2/s3', await server.ready).href
+  writer = new S3Client({ region: 'auto', endpoint, forcePathStyle: true, credentials })
+  await put(BYTES)
+})
+afterAll(async () => {
+  writer.destroy()
+  await server.dispose()
+})
+
+async function put(bytes: Buffer): Promise<string> {
+  const key = keyOf(bytes)
+  await writer.send(
+    new PutObjectCommand({ Bucket: 'pictures', Key: key, Body: bytes, ContentType: 'image/png' }),
+  )
+  return key
+}
+
+function store(changes: Partial<S3Settings> = {}) {
+  return createS3Objects({
+    bucket: 'pictures',
+    region: 'auto',
+    endpoint,
+    credentials,
+    isPublic: true,
+    ...changes,
+  })
+}
+
+async function presigned(seconds = 60): Promise<string> {
+  const url = await store().presign?.(KEY, seconds, 'image/png')
+  if (url === undefined) throw new Error('the store does not presign')
+  return url
+}
+
+describe('S3 store', () => {
+  test('streams an object with its size', async () => {
+    const stored = await store().read(KEY)
+    expect(stored?.sizeBytes).toBe(BYTES.length)
+    expect(await new Response(stored?.body).text()).toBe(BYTES.toString())
+  })
+
+  test('a missing object reads as null, and removing it is done', async () => {
+    const key = keyOf(Buffer.from('nothing'))
+    expect(await store().read(key)).toBe(null)
+    await store().remove(key)
+  })
+
+  test('a removed object is gone for every way of reading', async () => {
+    const key = await put(Buffer.from('to be removed'))
+    const url = (await store().presign?.(key, 60, 'image/png')) ?? ''
+    await store().remove(key)
+    expect(await store().read(key)).toBe(null)
+    const response = await fetch(url)
+    expect(response.status).toBe(404)
+    await response.body?.cancel()
+    await expect(
+      writer.send(new GetObjectCommand({ Bucket: 'pictures', Key: key })),
+    ).rejects.toThrow()
+  })
+
+  test('a presigned URL serves the bytes to anybody', async () => {
+    const response = await fetch(await presigned())
+    expect([response.status, await response.text()]).toEqual([200, BYTES.toString()])
+  })
+
+  test('a presigned URL that was changed is refused by the server', async () => {
+    const url = new URL(await presigned())
+    const other = await put(Buffer.from('somebody else'))
+    const longer = new URL(url)
+    longer.searchParams.set('X-Amz-Expires', '604800')
+    const elsewhere = new URL(url)
+    elsewhere.pathname = elsewhere.pathname.replace(KEY, other)
+    const forged = new URL(url)
+    forged.searchParams.set('X-Amz-Signature', '0'.repeat(64))
+    for (const changed of [longer, elsewhere, forged]) {
+      const response = await fetch(changed)
+      expect(response.status).toBe(403)
+      await response.body?.cancel()
+    }
+  })
+
+  test('a presigned URL ends with its seconds', async () => {
+    const url = new URL(await presigned(1))
+    expect(url.searchParams.get('X-Amz-Expires')).toBe('1')
+    await expect
+      .poll(
+        async () => {
+          const response = await fetch(url)
+          await response.body?.cancel()
+          return response.status
+        },
+        { timeout: 5_000, interval: 300 },
+      )
+      .toBe(403)
+  })
+
+  test('wrong credentials are an error, not a missing object', async () => {
+    const wrong = store({ credentials: { accessKeyId: 'access', secretAccessKey: 'wrong' } })
+    await expect(wrong.read(KEY)).rejects.toThrow()
+    await expect(wrong.remove(KEY)).rejects.toThrow()
+    expect(await store().read(KEY)).not.toBe(null)
+  })
+
+  test('a store that cannot be reached is an error', async () => {
+    await expect(store({ endpoint: 'http://127.0.0.1:1' }).read(KEY)).rejects.toThrow()
+  })
+
+  test('a bucket that callers cannot reach offers no presigned URLs', () => {
+    expect('presign' in store({ isPublic: false })).toBe(false)
+  })
+
+  test('keys of another form never reach the server', async () => {
+    for (const key of ['', '../x', 'images/x', `${KEY}/..`]) {
+      await expect(store().read(key)).rejects.toThrow('unknown form')
+      await expect(store().remove(key)).rejects.toThrow('unknown form')
+      await expect(store().presign?.(key, 60, 'image/png')).rejects.toThrow('unknown form')
+    }
+  })
+})

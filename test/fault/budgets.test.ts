@@ -1,0 +1,226 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { readBalance } from '../../billing/balance.ts'
+import { grantCredit } from '../../billing/credit.ts'
+import { settleJob } from '../../billing/settle.ts'
+import { claimJob } from '../../db/job-claims.ts'
+import { revokeKey } from '../../db/keys.ts'
+import { setBudget } from '../../db/orgs.ts'
+import { checkBooks } from '../support/books.ts'
+import { createTestDatabase } from '../support/database.ts'
+import type { TestDatabase } from '../support/database.ts'
+import { IMAGE_MICROS, createBareTenant, deliver, reserve } from '../support/jobs.ts'
+import type { BareTenant } from '../support/jobs.ts'
+
+let database: TestDatabase
+beforeAll(async () => {
+  database = await createTestDatabase({ maxConnections: 32 })
+})
+afterAll(() => database.close())
+
+/** Reserves one image and, as a worker would, delivers and settles it. */
+async function buyImage(tenant: BareTenant): Promise<boolean> {
+  const { db } = database
+  const result = await reserve(db, tenant)
+  if (!result.ok) return false
+  const { jobId } = result
+  await claimJob(db, { jobId, workerId: 'w', leaseSeconds: 60, maxFailedAttempts: 3 })
+  await deliver(db, jobId, 1)
+  await settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })
+  return true
+}
+
+async function monthOf(scopeId: string) {
+  const [row] = await database.db.sql<
+    { held_micros: bigint; spent_micros: bigint; limit_micros: bigint | null }[]
+  >`select held_micros, spent_micros, limit_micros from budget
+     where scope_id = ${scopeId} and kind = 'month'`
+  return row
+}
+
+describe('monthly limits', () => {
+  test.for(['key', 'team', 'org'] as const)(
+    'a limit set in mid-month on a %s counts what was held and spent before',
+    async (scope) => {
+      const { db } = database
+      const tenant = await createBareTenant(db)
+      const scopeId = { key: tenant.keyId, team: tenant.teamId, org: tenant.orgId }[scope]
+      await buyImage(tenant)
+      await reserve(db, tenant, { n: 2 })
+      const limit = { scope, scopeId, monthLimitMicros: 4n * IMAGE_MICROS }
+      expect(await setBudget(db, { ...limit, monthLimitMicros: 2n * IMAGE_MICROS })).toEqual({
+        ok: false,
+        reason: 'below_committed',
+      })
+      expect(await setBudget(db, limit)).toEqual({ ok: true })
+      expect(await monthOf(scopeId)).toMatchObject({
+        held_micros: 2n * IMAGE_MICROS,
+        spent_micros: IMAGE_MICROS,
+      })
+      expect(await reserve(db, tenant, { n: 2 })).toMatchObject({
+        reason: 'budget_exceeded',
+        scope,
+      })
+      expect(await reserve(db, tenant)).toMatchObject({ ok: true })
+      expect(await checkBooks(db)).toEqual([])
+    },
+  )
+
+  test('a limit that is taken away and set again still counts the time between', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db, { team: { monthLimitMicros: 9n * IMAGE_MICROS } })
+    const team = { scope: 'team', scopeId: tenant.teamId } as const
+    await buyImage(tenant)
+    await setBudget(db, { ...team, monthLimitMicros: null })
+    await buyImage(tenant)
+    await setBudget(db, { ...team, monthLimitMicros: 9n * IMAGE_MICROS })
+    expect(await monthOf(tenant.teamId)).toMatchObject({ spent_micros: 2n * IMAGE_MICROS })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('limits set and removed while jobs are accepted and settled leave the books balanced', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db)
+    const levels = [
+      { scope: 'key', scopeId: tenant.keyId },
+      { scope: 'team', scopeId: tenant.teamId },
+      { scope: 'org', scopeId: tenant.orgId },
+    ] as const
+    await Promise.all([
+      ...Array.from({ length: 60 }, () => buyImage(tenant)),
+      ...levels.flatMap((level) =>
+        [40n, null, 1000n, 30n, 1000n, null, 1000n].map((images) =>
+          setBudget(db, {
+            ...level,
+            monthLimitMicros: images === null ? null : images * IMAGE_MICROS,
+          }),
+        ),
+      ),
+    ])
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('a hold settled after its month ended returns to the month that accepted it', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db, { key: { monthLimitMicros: 5n * IMAGE_MICROS } })
+    const result = await reserve(db, tenant)
+    if (!result.ok) throw new Error(result.reason)
+    // The row of the month that was: as if the job had been accepted in it.
+    await db.sql`
+      update budget set period_start = period_start - interval '1 month', period_end = period_start
+       where scope_id = ${tenant.keyId} and kind = 'month'`
+    await db.sql`
+      update reservation set created_at = created_at - interval '1 month' where job_id = ${result.jobId}`
+    await reserve(db, tenant, { n: 5 })
+    await settleJob(db, { jobId: result.jobId, attempt: null, outcome: 'failed' })
+    const months = await db.sql`
+      select held_micros, spent_micros from budget
+       where scope_id = ${tenant.keyId} and kind = 'month' order by period_start`
+    expect(months.map((row) => row.held_micros)).toEqual([0n, 5n * IMAGE_MICROS])
+    expect(await checkBooks(db)).toEqual([])
+  })
+})
+
+describe('credit', () => {
+  test('one payment announced by twenty callers at once is granted once', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db, { settlementMode: 'prepaid' })
+    const grant = { orgId: tenant.orgId, amountMicros: 3n * IMAGE_MICROS, sourceId: 'payment-1' }
+    const granted = await Promise.all(Array.from({ length: 20 }, () => grantCredit(db, grant)))
+    expect(granted.filter(Boolean)).toHaveLength(1)
+    expect(await buyImage(tenant)).toBe(true)
+    const [, , org] = await readBalance(db, tenant)
+    expect(org).toMatchObject({ scope: 'org', availableMicros: 2n * IMAGE_MICROS, inflight: 0 })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test("a prepaid org's credit cannot be set past the ledger", async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db, { settlementMode: 'prepaid' })
+    const change = { scope: 'org', scopeId: tenant.orgId, creditMicros: 1_000_000n } as const
+    expect(await setBudget(db, change)).toEqual({ ok: false, reason: 'credit_is_granted' })
+    expect(await setBudget(db, { ...change, scopeId: 'org_none' })).toEqual({
+      ok: false,
+      reason: 'not_found',
+    })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('an internal org is charged to its own cost, never to revenue', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db, { settlementMode: 'internal' })
+    await buyImage(tenant)
+    const entries = await db.sql`
+      select e.account_id, e.amount_micros from ledger_entry e join ledger_txn t on t.id = e.txn_id
+       where t.kind = 'charge' and exists (
+         select 1 from job j where substr(j.id, 5) = t.source_id and j.org_id = ${tenant.orgId})
+       order by e.id`
+    expect(entries.map((row) => [row.account_id, row.amount_micros])).toEqual([
+      [`team_cost:${tenant.orgId}`, IMAGE_MICROS],
+      ['recovery', -IMAGE_MICROS],
+    ])
+    expect(await checkBooks(db)).toEqual([])
+  })
+})
+
+test('once a revocation has returned, no job of the key appears any more', async () => {
+  const { db } = database
+  for (let round = 0; round < 10; round++) {
+    const tenant = await createBareTenant(db)
+    const countJobs = () => db.sql`select id from job where key_id = ${tenant.keyId}`
+    const callers = Array.from({ length: 60 }, () => reserve(db, tenant))
+    await Promise.race(callers)
+    await revokeKey(db, tenant)
+    const atReturn = await countJobs()
+    const results = await Promise.all(callers)
+    const afterwards = await countJobs()
+    expect(afterwards.length).toBe(atReturn.length)
+    expect(results.filter((result) => result.ok)).toHaveLength(afterwards.length)
+    expect(await reserve(db, tenant)).toEqual({ ok: false, reason: 'key_inactive' })
+  }
+  expect(await checkBooks(db)).toEqual([])
+})
+
+test('an image beyond the ordered number is refused as a bug and charged to nobody', async () => {
+  const { db } = database
+  const tenant = await createBareTenant(db)
+  const result = await reserve(db, tenant)
+  if (!result.ok) throw new Error(result.reason)
+  const { jobId } = result
+  await claimJob(db, { jobId, workerId: 'w', leaseSeconds: 60, maxFailedAttempts: 3 })
+  await expect(deliver(db, jobId, 1, 1)).rejects.toThrow(RangeError)
+  await deliver(db, jobId, 1, 0)
+  expect(await settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })).toMatchObject({
+    capturedMicros: IMAGE_MICROS,
+  })
+  expect(await checkBooks(db)).toEqual([])
+})
+
+test('accepting and settling a job reads no table as a whole, even where no statistics are', async () => {
+  const single = await createTestDatabase({ maxConnections: 1 })
+  try {
+    const { db } = single
+    const tenants: BareTenant[] = []
+    for (let index = 0; index < 40; index++) {
+      tenants.push(await createBareTenant(db, { team: { monthLimitMicros: 10n ** 9n } }))
+    }
+    const scans = async () => {
+      await db.sql`select pg_stat_force_next_flush()`
+      const [row] = await db.sql<{ scans: bigint }[]>`
+        select sum(seq_scan)::bigint as scans from pg_stat_user_tables
+         where relname in ('budget', 'reservation', 'reservation_leg', 'api_key', 'org', 'job_output')`
+      return row?.scans
+    }
+    const before = await scans()
+    for (const tenant of tenants) {
+      const result = await reserve(db, tenant)
+      if (!result.ok) throw new Error(result.reason)
+      const { jobId } = result
+      await db.sql`update job set state = 'running', attempt = 1 where id = ${jobId}`
+      await deliver(db, jobId, 1)
+      await settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })
+    }
+    expect(await scans()).toBe(before)
+  } finally {
+    await single.close()
+  }
+})

@@ -1,0 +1,114 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import type { Db } from '../../db/client.ts'
+import { createTestDatabase } from '../support/database.ts'
+import { checkSequence, checkStorm } from '../support/money-check.ts'
+import { anyOp } from '../support/money-world.ts'
+
+/** Mistakes that one could make in the database functions, as a change of their text. */
+const BUGS: [name: string, fn: string, from: string, to: string][] = [
+  [
+    'a settled job is settled again',
+    'settle_job',
+    "j.state IN ('succeeded', 'failed', 'canceled', 'expired')",
+    'false',
+  ],
+  [
+    'settling does not lock the job',
+    'settle_job',
+    "input->>'job_id' FOR UPDATE",
+    "input->>'job_id'",
+  ],
+  ['any attempt may settle', 'settle_job', 'j.attempt <> v_attempt', 'false'],
+  ['a live worker is settled over', 'settle_job', 'j.lease_until > now()', 'false'],
+  [
+    'the whole hold is charged',
+    'settle_job',
+    'v_captured := r.unit_micros * v_delivered',
+    'v_captured := r.amount_micros',
+  ],
+  ['no usage line', 'settle_job', 'WHERE o.job_id = j.id AND p.id', 'WHERE false AND p.id'],
+  ['the charge is not posted', 'settle_job', 'IF v_captured > 0', 'IF false'],
+  ['the hold stays pending', 'settle_job', 'IF r.amount_micros > 0', 'IF false'],
+  [
+    'month rows keep the hold',
+    'settle_legs',
+    'WHERE id = ANY (v_ids);',
+    "WHERE id = ANY (v_ids) AND kind = 'balance';",
+  ],
+  ['the job stays in flight', 'settle_legs', "CASE kind WHEN 'balance' THEN 1 ELSE 0 END", '0'],
+  [
+    'limits are only looked at, not held to',
+    'hold_on_budget',
+    'held_micros + spent_micros + p_amount <= limit_micros',
+    'true',
+  ],
+  ['in-flight limits are only looked at', 'hold_on_budget', 'inflight < max_inflight', 'true'],
+  ['the org is not held on', 'reserve_job', 'IF i = 1 AND', 'EXIT WHEN i = 2; IF i = 1 AND'],
+  ['another request under one idempotency key', 'replay_job', 'request_hash = p_hash', 'true'],
+  [
+    'two callers with one idempotency key at once',
+    'insert_job',
+    'ON CONFLICT (key_id, idempotency_key) DO NOTHING',
+    '',
+  ],
+  ['a revoked key', 'active_key_mode', 'k.revoked_at IS NULL', 'true'],
+  [
+    'a monthly limit forgets what was before',
+    'set_month_limit',
+    'b.month_limit_micros IS NULL THEN',
+    'false THEN',
+  ],
+  ['a payment is granted twice', 'grant_credit', 'RETURN false;', 'NULL;'],
+  ['a prepaid limit is set by hand', 'set_budget', "RETURN 'credit_is_granted'", 'NULL'],
+]
+
+/** Applies the mistake to this database. @throws when the text is no longer in the function */
+async function seed(db: Db, fn: string, from: string, to: string): Promise<void> {
+  const [row] = await db.sql<{ text: string }[]>`
+    select pg_get_functiondef(oid) as text from pg_proc where proname = ${fn}`
+  if (!row?.text.includes(from)) throw new Error(`${fn} has no text "${from}"`)
+  await db.sql.unsafe(row.text.replace(from, to))
+}
+
+/** The same sequences every time: a seeded bug that is found once is found always. */
+const SEED = 7
+
+/** Mistakes that only callers at the same time can meet. */
+const RACES = new Set([
+  'settling does not lock the job',
+  'limits are only looked at, not held to',
+  'in-flight limits are only looked at',
+  'two callers with one idempotency key at once',
+])
+
+async function isFound(db: Db, check: typeof checkSequence, numRuns: number): Promise<boolean> {
+  const ops = fc.array(anyOp, { minLength: 40, maxLength: 80 })
+  const property = fc.asyncProperty(fc.boolean(), ops, (isPrepaid, list) =>
+    check(db, isPrepaid, list),
+  )
+  return (await fc.check(property, { seed: SEED, numRuns, endOnFailure: true })).failed
+}
+
+test('without a mistake the same checks find nothing', async () => {
+  const database = await createTestDatabase({ maxConnections: 16 })
+  try {
+    expect(await isFound(database.db, checkSequence, 30)).toBe(false)
+    expect(await isFound(database.db, checkStorm, 30)).toBe(false)
+  } finally {
+    await database.close()
+  }
+}, 120_000)
+
+for (const [name, fn, from, to] of BUGS) {
+  test(`the checks find: ${name}`, async () => {
+    const database = await createTestDatabase({ maxConnections: 16 })
+    try {
+      await seed(database.db, fn, from, to)
+      const check = RACES.has(name) ? checkStorm : checkSequence
+      expect(await isFound(database.db, check, 100)).toBe(true)
+    } finally {
+      await database.close()
+    }
+  }, 120_000)
+}

@@ -1,0 +1,199 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { expireOverdue } from '../../billing/expire.ts'
+import { settleJob } from '../../billing/settle.ts'
+import { beatJob, claimJob, giveBackJob, requestCancel } from '../../db/job-claims.ts'
+import { findJob, markJobDeleted } from '../../db/jobs.ts'
+import { checkBooks } from '../support/books.ts'
+import { createTestDatabase } from '../support/database.ts'
+import type { TestDatabase } from '../support/database.ts'
+import { createBareTenant, deliver, reserve } from '../support/jobs.ts'
+import type { BareTenant } from '../support/jobs.ts'
+
+let database: TestDatabase
+let tenant: BareTenant
+beforeAll(async () => {
+  database = await createTestDatabase()
+  tenant = await createBareTenant(database.db, { org: { maxInflight: 1000 } })
+})
+afterAll(() => database.close())
+
+async function accepted(changes: Parameters<typeof reserve>[2] = {}): Promise<string> {
+  const result = await reserve(database.db, tenant, changes)
+  if (!result.ok) throw new Error(result.reason)
+  return result.jobId
+}
+
+function claim(jobId: string, leaseSeconds = 60) {
+  return claimJob(database.db, { jobId, workerId: 'w', leaseSeconds, maxFailedAttempts: 3 })
+}
+
+describe('settling', () => {
+  test('ten settles of one job at once charge it once', async () => {
+    const { db } = database
+    const jobId = await accepted()
+    await claim(jobId)
+    await deliver(db, jobId, 1)
+    const results = await Promise.all(
+      Array.from({ length: 10 }, () => settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })),
+    )
+    expect(results.filter(({ outcome }) => outcome === 'settled')).toHaveLength(1)
+    expect(results.filter(({ outcome }) => outcome === 'repeated')).toHaveLength(9)
+    expect(
+      results.every((result) => 'capturedMicros' in result && result.capturedMicros === 15_000n),
+    ).toBe(true)
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('a worker that lost its lease records nothing and settles nothing', async () => {
+    const { db } = database
+    const jobId = await accepted()
+    await claim(jobId, 0)
+    expect((await claim(jobId)).outcome).toBe('claimed')
+    expect(await deliver(db, jobId, 1)).toBe(false)
+    expect(await settleJob(db, { jobId, attempt: 1, outcome: 'failed' })).toEqual({
+      outcome: 'superseded',
+    })
+    expect(await beatJob(db, { jobId, attempt: 1, leaseSeconds: 60 })).toMatchObject({
+      owned: false,
+    })
+    await deliver(db, jobId, 2)
+    expect(await settleJob(db, { jobId, attempt: 2, outcome: 'succeeded' })).toMatchObject({
+      outcome: 'settled',
+    })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('two of three images delivered: two are charged, the third is released', async () => {
+    const { db } = database
+    const jobId = await accepted({ n: 3 })
+    await claim(jobId)
+    await deliver(db, jobId, 1, 0)
+    await deliver(db, jobId, 1, 1)
+    const settled = await settleJob(db, {
+      jobId,
+      attempt: 1,
+      outcome: 'failed',
+      errorCode: 'engine_crashed',
+    })
+    expect(settled).toMatchObject({
+      state: 'succeeded',
+      capturedMicros: 30_000n,
+      deliveredCount: 2,
+    })
+    const found = await findJob(db, { orgId: tenant.orgId, jobId })
+    expect(found?.job).toMatchObject({ billedReason: 'partial', errorCode: 'engine_crashed' })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('success without a stored image is refused as a bug and changes nothing', async () => {
+    const { db } = database
+    const jobId = await accepted()
+    await claim(jobId)
+    await expect(settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })).rejects.toThrow(
+      /cannot succeed/,
+    )
+    expect(await settleJob(db, { jobId, attempt: 1, outcome: 'failed' })).toMatchObject({
+      capturedMicros: 0n,
+    })
+    expect(await checkBooks(db)).toEqual([])
+  })
+})
+
+describe('cancel and expiry', () => {
+  test('a waiting job is canceled at once and never billed; a later claim finds it gone', async () => {
+    const { db } = database
+    const jobId = await accepted()
+    expect(await requestCancel(db, { orgId: tenant.orgId, jobId })).toEqual({ outcome: 'canceled' })
+    expect(await requestCancel(db, { orgId: tenant.orgId, jobId })).toEqual({ outcome: 'finished' })
+    expect((await claim(jobId)).outcome).toBe('gone')
+    expect(await requestCancel(db, { orgId: 'org_other', jobId })).toEqual({ outcome: 'not_found' })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('a running job is asked to stop; its worker hears of it with the next beat', async () => {
+    const { db } = database
+    const jobId = await accepted()
+    await claim(jobId)
+    expect(await requestCancel(db, { orgId: tenant.orgId, jobId })).toEqual({
+      outcome: 'requested',
+    })
+    expect(await beatJob(db, { jobId, attempt: 1, leaseSeconds: 60 })).toEqual({
+      owned: true,
+      cancelRequested: true,
+    })
+    await settleJob(db, { jobId, attempt: 1, outcome: 'canceled' })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('a job past its deadline expires and releases its hold, a live one is asked to stop first', async () => {
+    const { db } = database
+    const waiting = await accepted({ deadlineSeconds: 0 })
+    const running = await accepted({ deadlineSeconds: 0 })
+    await claim(running)
+    expect(await expireOverdue(db, { limit: 100 })).toBe(1)
+    expect((await findJob(db, { orgId: tenant.orgId, jobId: waiting }))?.job.state).toBe('expired')
+    expect(await beatJob(db, { jobId: running, attempt: 1, leaseSeconds: 0 })).toMatchObject({
+      cancelRequested: true,
+    })
+    expect(await expireOverdue(db, { limit: 100 })).toBe(1)
+    expect(await checkBooks(db)).toEqual([])
+  })
+})
+
+describe('attempts', () => {
+  test('three crashes exhaust a job, graceful give-backs never do', async () => {
+    const { db } = database
+    const jobId = await accepted()
+    for (let round = 1; round <= 5; round++) {
+      expect((await claim(jobId)).outcome).toBe('claimed')
+      expect(await giveBackJob(db, { jobId, attempt: round, countFailure: false })).toBe(true)
+    }
+    for (let round = 0; round < 3; round++) expect((await claim(jobId, 0)).outcome).toBe('claimed')
+    expect((await claim(jobId, 0)).outcome).toBe('exhausted')
+    expect(await settleJob(db, { jobId, attempt: null, outcome: 'failed' })).toMatchObject({
+      state: 'failed',
+    })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('a job that a live worker holds is busy', async () => {
+    const jobId = await accepted()
+    await claim(jobId)
+    expect((await claim(jobId)).outcome).toBe('busy')
+    expect(await settleJob(database.db, { jobId, attempt: null, outcome: 'failed' })).toEqual({
+      outcome: 'superseded',
+    })
+  })
+})
+
+test('deleting a job forgets prompt and images and keeps the ledger line', async () => {
+  const { db } = database
+  const jobId = await accepted()
+  await claim(jobId)
+  expect(await markJobDeleted(db, { orgId: tenant.orgId, jobId })).toEqual({
+    ok: false,
+    reason: 'not_finished',
+  })
+  await deliver(db, jobId, 1)
+  await settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })
+  const first = await markJobDeleted(db, { orgId: tenant.orgId, jobId })
+  expect(first).toEqual({ ok: true, objectKeys: [expect.stringMatching(/^images\//)] })
+  expect(await markJobDeleted(db, { orgId: tenant.orgId, jobId })).toEqual(first)
+  expect((await findJob(db, { orgId: tenant.orgId, jobId }))?.job.prompt).toBeNull()
+  const usage = await db.sql`select net_micros from usage_event where job_id = ${jobId}`
+  expect(usage).toHaveLength(1)
+  expect(await checkBooks(db)).toEqual([])
+})
+
+test('ledger, usage and prices cannot be edited', async () => {
+  const { db } = database
+  for (const table of ['ledger_entry', 'ledger_txn', 'usage_event', 'price_version']) {
+    await expect(db.sql`delete from ${db.sql(table)}`).rejects.toThrow(/append-only/)
+  }
+  await expect(
+    db.sql.begin(async (sql) => {
+      await sql`insert into ledger_txn (id, kind, source_id) values ('led_x', 'test', 'x')`
+      await sql`insert into ledger_entry (txn_id, account_id, amount_micros, phase) values ('led_x', 'revenue', 5, 'posted')`
+    }),
+  ).rejects.toThrow(/does not sum to zero/)
+})

@@ -1,0 +1,71 @@
+import { createApp } from '../../edge/app.ts'
+import { createKeyCache } from '../../edge/auth.ts'
+import { createCatalogue } from '../../edge/catalogue.ts'
+import type { Deps } from '../../edge/deps.ts'
+import { createLostCalls } from '../../edge/lost-calls.ts'
+import { createRateLimiter } from '../../edge/limits.ts'
+import type { Db } from '../../db/client.ts'
+import { createJobWaiter } from '../../edge/waiter.ts'
+import { TEST_PEPPER } from './pepper.ts'
+
+export interface TestApp {
+  /** One request to the gateway, in this process. */
+  call(method: string, url: string, options?: CallOptions): Promise<Response>
+  /** What it logged. */
+  logged: Record<string, unknown>[]
+  /** How often the sweep was asked to run now. */
+  pokes: () => number
+}
+
+export interface CallOptions {
+  apiKey?: string
+  body?: unknown
+  headers?: Record<string, string>
+}
+
+/** The gateway's app on a database, with the parts that a test replaces. */
+export function createTestApp(db: Db, changes: Partial<Deps> & Pick<Deps, 'objects'>): TestApp {
+  const logged: Record<string, unknown>[] = []
+  const now = changes.now ?? (() => new Date())
+  const log = (entry: Record<string, unknown>) => {
+    logged.push(entry)
+  }
+  let pokes = 0
+  const app = createApp({
+    db,
+    pepper: TEST_PEPPER,
+    publicUrl: 'https://images.example',
+    now,
+    queue: { send: async () => {} },
+    keys: createKeyCache(now),
+    limiter: createRateLimiter(now),
+    catalogue: createCatalogue(now),
+    waiter: createJobWaiter(db, log),
+    lostCalls: createLostCalls(now),
+    sendWebhook: () => Promise.reject(new Error('no webhook is expected here')),
+    allowLoopbackWebhooks: false,
+    pokeSweep: () => {
+      pokes += 1
+    },
+    background: (work) => {
+      void work.catch(() => {})
+    },
+    log,
+    ...changes,
+  })
+  return {
+    logged,
+    pokes: () => pokes,
+    async call(method, url, options = {}) {
+      return app.request(url, {
+        method,
+        headers: {
+          ...(options.apiKey === undefined ? {} : { authorization: `Bearer ${options.apiKey}` }),
+          ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...options.headers,
+        },
+        ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
+      })
+    },
+  }
+}

@@ -1,0 +1,103 @@
+import type { Db } from '../../db/client.ts'
+
+/**
+ * Checks the books of the whole database and returns one sentence per broken invariant; empty = they balance.
+ *
+ * Every rule is written from the rows alone and shares no code with what wrote them.
+ */
+export async function checkBooks(db: Db): Promise<string[]> {
+  const broken: string[] = []
+  for (const [rule, query] of Object.entries(RULES)) {
+    const rows = await db.sql.unsafe(query)
+    if (rows.length > 0) broken.push(`${rule}: ${JSON.stringify(rows.slice(0, 3), bigintText)}`)
+  }
+  return broken
+}
+
+const RULES: Record<string, string> = {
+  'held on a budget row = sum of the open reservations that lie on it': `
+    select b.id, b.scope, b.held_micros, coalesce(sum(r.amount_micros), 0) as open
+      from budget b
+      left join reservation_leg l on l.budget_id = b.id
+      left join reservation r on r.id = l.reservation_id and r.state = 'held'
+     group by b.id having b.held_micros <> coalesce(sum(r.amount_micros), 0)`,
+  'spent on a budget row = sum of what was captured on it': `
+    select b.id, b.scope, b.spent_micros from budget b
+      left join reservation_leg l on l.budget_id = b.id
+      left join reservation r on r.id = l.reservation_id
+     group by b.id having b.spent_micros <> coalesce(sum(r.captured_micros), 0)`,
+  'jobs in flight on a balance row = open reservations': `
+    select b.id, b.scope, b.inflight from budget b
+      left join reservation_leg l on l.budget_id = b.id
+      left join reservation r on r.id = l.reservation_id and r.state = 'held'
+     where b.kind = 'balance'
+     group by b.id having b.inflight <> count(r.id)`,
+  'no budget is passed': `
+    select id from budget where held_micros + spent_micros > limit_micros or inflight > max_inflight`,
+  'every job has one reservation with a leg on key, team and org': `
+    select j.id from job j left join reservation r on r.job_id = j.id
+      left join reservation_leg l on l.reservation_id = r.id
+      left join budget b on b.id = l.budget_id and b.kind = 'balance'
+     group by j.id having count(distinct r.id) <> 1 or count(distinct b.scope) <> 3`,
+  'a hold is open exactly while its job is unfinished': `
+    select j.id, j.state, r.state from job j join reservation r on r.job_id = j.id
+     where (r.state = 'held') <> (j.state in ('accepted', 'queued', 'running'))`,
+  'captured = unit price times stored images of a finished job': `
+    select j.id from job j join reservation r on r.job_id = j.id
+     where r.state <> 'held' and r.captured_micros <>
+           r.unit_micros * (select count(*) from job_output o where o.job_id = j.id)`,
+  'one usage line per stored image of a finished job, none else': `
+    select coalesce(u.job_id, o.job_id) from usage_event u
+      full join (select o.* from job_output o join job j on j.id = o.job_id and j.finished_at is not null) o
+        on o.job_id = u.job_id and o.idx = u.idx
+     where u.job_id is null or o.job_id is null`,
+  'usage lines add up to the captures': `
+    select 1 where (select coalesce(sum(net_micros), 0) from usage_event)
+                <> (select coalesce(sum(captured_micros), 0) from reservation)`,
+  'every ledger transaction sums to zero in each phase': `
+    select txn_id from ledger_entry group by txn_id, phase having sum(amount_micros) <> 0`,
+  'no ledger transaction is empty': `
+    select t.id from ledger_txn t where not exists (select 1 from ledger_entry e where e.txn_id = t.id)`,
+  'pending entries = open reservations': `
+    select 1 where (select coalesce(sum(amount_micros), 0) from ledger_entry
+                     where phase = 'pending' and amount_micros > 0)
+                 - (select coalesce(sum(r.amount_micros), 0) from reservation r where r.state <> 'held') * 2
+                <> (select coalesce(sum(r.amount_micros), 0) from reservation r where r.state = 'held')`,
+  'posted income = captures': `
+    select 1 where (select coalesce(-sum(amount_micros), 0) from ledger_entry
+                     where phase = 'posted' and account_id in ('revenue', 'recovery'))
+                <> (select coalesce(sum(captured_micros), 0) from reservation)`,
+  'a prepaid org owes what it was granted less what it spent': `
+    select o.id from org o join budget b on b.scope = 'org' and b.scope_id = o.id and b.kind = 'balance'
+     where o.settlement_mode = 'prepaid' and b.limit_micros - b.spent_micros <>
+       (select coalesce(-sum(e.amount_micros), 0) from ledger_entry e
+         where e.account_id = 'prepaid:' || o.id and e.phase = 'posted')`,
+  'a monthly limit counts every job accepted in its month, and states the limit that is set': `
+    select b.id from budget b
+      join budget m on m.scope = b.scope and m.scope_id = b.scope_id and m.kind = 'month'
+       and m.period_start <= now() and m.period_end > now()
+      left join job j on case b.scope when 'key' then j.key_id when 'team' then j.team_id else j.org_id end = b.scope_id
+      left join reservation r on r.job_id = j.id and r.created_at >= m.period_start
+     where b.kind = 'balance' and b.month_limit_micros is not null
+       and (m.limit_micros is distinct from b.month_limit_micros or (r.id is not null and not exists (
+         select 1 from reservation_leg l where l.reservation_id = r.id and l.budget_id = m.id)))`,
+  'the unit price is that of the price version': `
+    select r.id from reservation r join price_version p on p.id = r.price_version_id
+     where r.unit_micros <> (2 * p.price_micros + p.per_units) / (2 * p.per_units)`,
+  'charges and releases belong to settled reservations, one each': `
+    select r.id, r.state from reservation r
+      left join ledger_txn released on released.kind = 'release' and released.source_id = substr(r.job_id, 5)
+      left join ledger_txn charged on charged.kind = 'charge' and charged.source_id = substr(r.job_id, 5)
+     where r.amount_micros > 0 and ((released.id is not null) <> (r.state <> 'held')
+        or (charged.id is not null) <> (r.captured_micros > 0))`,
+  'every job was staged for the queue': `
+    select j.id from job j where not exists (
+      select 1 from outbox o where o.topic = 'job.dispatch' and o.payload->>'job_id' = j.id)`,
+  'every finished job has one event': `
+    select j.id from job j where j.finished_at is not null and not exists (
+      select 1 from webhook_event e where e.subject_id = j.id and e.type = 'job.' || j.state)`,
+}
+
+function bigintText(_key: string, value: unknown): unknown {
+  return typeof value === 'bigint' ? value.toString() : value
+}

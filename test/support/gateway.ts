@@ -1,0 +1,139 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3'
+import { findFreePort } from '../../infra/local/postgres.ts'
+import { parseNodeEnv } from '../../edge/env.ts'
+import { startGateway } from '../../edge/node/server.ts'
+import { createFileStore, createS3Store } from '../../gpu-worker/store.ts'
+import type { PictureStore } from '../../gpu-worker/store.ts'
+import { createContractCheck } from './contract-check.ts'
+import { createTestDatabase } from './database.ts'
+import type { TestDatabase } from './database.ts'
+import { startFinisher } from './finisher.ts'
+import type { Finisher } from './finisher.ts'
+import { TEST_PEPPER } from './pepper.ts'
+import { startQueue } from './queue.ts'
+import type { TestQueue } from './queue.ts'
+import { startWorkerGateway } from './worker-gateway.ts'
+
+export type Runtime = 'node' | 'workerd'
+
+export interface CallOptions {
+  /** Sent as Bearer token. */
+  key?: string
+  /** Sent as JSON, or as it is when it is a string. */
+  body?: unknown
+  headers?: Record<string, string>
+  signal?: AbortSignal
+}
+
+export interface Answer {
+  status: number
+  headers: Headers
+  /** Checked against the schema that the document gives for this route and status. */
+  body: any // oxlint-disable-line typescript/no-explicit-any
+}
+
+export interface TestGateway {
+  url: string
+  database: TestDatabase
+  queue: TestQueue
+  finisher: Finisher
+  /** What the gateway logged; stays empty on workerd. */
+  logged: Record<string, unknown>[]
+  /** One call; throws when the answer is not what the document promises for it. */
+  call(method: string, path: string, options?: CallOptions): Promise<Answer>
+  stopGateway(): Promise<void>
+  close(): Promise<void>
+}
+
+const BUCKET = 'pictures'
+
+/** A running gateway with its own database, queue, object store and a finisher in the worker's place. */
+export async function startTestGateway(
+  options: { runtime?: Runtime; env?: Record<string, string> } = {},
+): Promise<TestGateway> {
+  const database = await createTestDatabase()
+  const queue = await startQueue()
+  const folder = await mkdtemp(join(tmpdir(), 'glyphpress-objects-'))
+  const logged: Record<string, unknown>[] = []
+  const vars = {
+    ...queue.env,
+    DATABASE_URL: database.url,
+    KEY_PEPPER: TEST_PEPPER,
+    ...options.env,
+  }
+  const isNode = (options.runtime ?? 'node') === 'node'
+  const gateway = isNode
+    ? await startOnNode({ ...vars, OBJECT_DIR: folder }, logged)
+    : await startWorkerGateway({
+        ...vars,
+        PUBLIC_URL: 'http://127.0.0.1',
+        S3_BUCKET: BUCKET,
+        S3_ENDPOINT: queue.env.SQS_ENDPOINT ?? '',
+        S3_PUBLIC: '0',
+      })
+  const store = isNode ? createFileStore(folder) : await createBucket(queue)
+  const finisher = startFinisher(database.db, queue, store)
+  const check = createContractCheck()
+  return {
+    url: gateway.url,
+    database,
+    queue,
+    finisher,
+    logged,
+    async call(method, path, { key, body, headers = {}, signal } = {}) {
+      const response = await fetch(new URL(path, gateway.url), {
+        method,
+        ...(signal === undefined ? {} : { signal }),
+        headers: {
+          ...(key === undefined ? {} : { authorization: `Bearer ${key}` }),
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...headers,
+        },
+        ...(body === undefined
+          ? {}
+          : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+      })
+      return {
+        status: response.status,
+        headers: response.headers,
+        body: await check(method, path, response),
+      }
+    },
+    stopGateway: () => gateway.stop(),
+    async close() {
+      await gateway.stop()
+      await finisher.stop()
+      await queue.close()
+      await database.close()
+      await rm(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+async function startOnNode(
+  vars: Record<string, string>,
+  logged: Record<string, unknown>[],
+): Promise<{ url: string; stop(): Promise<void> }> {
+  const port = await findFreePort()
+  const env = parseNodeEnv({
+    PORT: String(port),
+    PUBLIC_URL: `http://127.0.0.1:${port}`,
+    ...vars,
+  })
+  return startGateway(env, (entry) => logged.push(entry))
+}
+
+async function createBucket(queue: TestQueue): Promise<PictureStore> {
+  const settings = {
+    region: 'us-east-1',
+    endpoint: queue.env.SQS_ENDPOINT ?? '',
+    credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
+  }
+  const client = new S3Client({ ...settings, forcePathStyle: true })
+  await client.send(new CreateBucketCommand({ Bucket: BUCKET }))
+  client.destroy()
+  return createS3Store({ ...settings, bucket: BUCKET })
+}

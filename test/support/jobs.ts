@@ -1,0 +1,118 @@
+import { createHash } from 'node:crypto'
+import { reserveJob } from '../../billing/reserve.ts'
+import type { NewJob, ReserveResult } from '../../billing/reserve.ts'
+import type { Db } from '../../db/client.ts'
+import { createId } from '../../db/ids.ts'
+import { recordOutput } from '../../db/job-claims.ts'
+import { insertKey } from '../../db/keys.ts'
+import { createOrg, createTeam } from '../../db/orgs.ts'
+import type { Limits } from '../../db/orgs.ts'
+
+/** One image at list price. */
+export const IMAGE_MICROS = 15_000n
+
+export interface BareTenant {
+  orgId: string
+  teamId: string
+  keyId: string
+}
+
+/** An org, a team and a key whose hash belongs to no key string. */
+export async function createBareTenant(
+  db: Db,
+  limits: {
+    org?: Limits
+    team?: Limits
+    key?: Limits
+    settlementMode?: 'prepaid' | 'postpaid' | 'internal'
+  } = {},
+): Promise<BareTenant> {
+  const { orgId } = await createOrg(db, {
+    name: 'Acme',
+    kind: 'external',
+    settlementMode: limits.settlementMode ?? 'postpaid',
+    ...limits.org,
+  })
+  const { teamId, keyId } = await createBareKey(db, orgId, limits)
+  return { orgId, teamId, keyId }
+}
+
+/** Another team with a key in the same org. */
+export async function createBareKey(
+  db: Db,
+  orgId: string,
+  limits: { team?: Limits; key?: Limits; teamId?: string } = {},
+): Promise<{ teamId: string; keyId: string }> {
+  const keyId = createId('key')
+  const teamId =
+    limits.teamId ??
+    (await createTeam(db, { orgId, name: 'Design', costCentre: keyId, ...limits.team })).teamId
+  await insertKey(db, {
+    keyId,
+    orgId,
+    teamId,
+    name: 'test',
+    env: 'test',
+    hash: createHash('sha256').update(keyId).digest('hex'),
+    pepperVersion: 1,
+    last4: 'abcd',
+    scopes: ['generate', 'read', 'webhooks'],
+    ...limits.key,
+  })
+  return { teamId, keyId }
+}
+
+export function newJob(tenant: BareTenant, changes: Partial<NewJob> = {}): NewJob {
+  return {
+    id: createId('job'),
+    ...tenant,
+    idempotencyKey: null,
+    requestHash: 'hash',
+    dialect: 'native',
+    model: 'glm-image',
+    prompt: "A sign 'OPEN'",
+    width: 64,
+    height: 64,
+    n: 1,
+    seed: 1,
+    steps: null,
+    guidanceScale: null,
+    format: 'png',
+    callerFields: {},
+    webhookUrl: null,
+    deadlineSeconds: 900,
+    ...changes,
+  }
+}
+
+/** Reserves at list price. */
+export function reserve(
+  db: Db,
+  tenant: BareTenant,
+  changes: Partial<NewJob> = {},
+): Promise<ReserveResult> {
+  return reserveJob(db, {
+    job: newJob(tenant, changes),
+    unitMicros: IMAGE_MICROS,
+    priceVersionId: 'price_glm_image_1',
+  })
+}
+
+/** Notes one image as a worker would. */
+export function deliver(db: Db, jobId: string, attempt: number, idx = 0): Promise<boolean> {
+  const sha256 = createHash('sha256').update(`${jobId} ${idx}`).digest('hex')
+  return recordOutput(db, {
+    jobId,
+    attempt,
+    output: {
+      idx,
+      objectKey: `images/${sha256.slice(0, 2)}/${sha256}.png`,
+      sha256,
+      sizeBytes: 1000,
+      contentType: 'image/png',
+      width: 64,
+      height: 64,
+      seed: idx,
+    },
+  })
+}

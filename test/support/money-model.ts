@@ -1,0 +1,227 @@
+import { IMAGE_MICROS } from './jobs.ts'
+import { MAX_FAILED_ATTEMPTS, pick } from './money-world.ts'
+import type { Op, World } from './money-world.ts'
+
+interface ModelLevel {
+  scope: string
+  limit: bigint | null
+  monthLimit: bigint | null
+  maxInflight: number | null
+  held: bigint
+  spent: bigint
+  inflight: number
+}
+interface ModelJob {
+  levels: ModelLevel[]
+  n: number
+  state: string
+  attempt: number
+  failures: number
+  isLive: boolean
+  images: Set<number>
+  captured: bigint
+}
+interface ModelKey {
+  levels: ModelLevel[]
+  isRevoked: boolean
+  orders: Map<number, { body: string; job: ModelJob }>
+}
+
+/** What the books must say, in the plainest way: no SQL, no locks, one operation after the other. */
+export interface MoneyModel {
+  isPrepaid: boolean
+  levels: ModelLevel[]
+  keys: ModelKey[]
+  jobs: ModelJob[]
+  sources: Set<number>
+}
+
+export function createModel(world: World): MoneyModel {
+  const levels = world.levels.map(({ scope }) => ({
+    scope,
+    limit: scope === 'org' && world.isPrepaid ? 0n : null,
+    monthLimit: null,
+    maxInflight: null,
+    held: 0n,
+    spent: 0n,
+    inflight: 0,
+  }))
+  const idOf = (id: string) => levels[world.levels.findIndex(({ scopeId }) => scopeId === id)]
+  const keys = world.keys.map((key) => ({
+    levels: [idOf(key.keyId), idOf(key.teamId), idOf(key.orgId)].filter((l) => l !== undefined),
+    isRevoked: false,
+    orders: new Map(),
+  }))
+  return { isPrepaid: world.isPrepaid, levels, keys, jobs: [], sources: new Set() }
+}
+
+/** Changes the model as the operation must change the books; returns the answers that are right. */
+export function applyOp(model: MoneyModel, op: Op): Record<string, unknown>[] | null {
+  switch (op.op) {
+    case 'reserve':
+      return applyReserve(model, op)
+    case 'limit':
+      return applyLimit(model, op)
+    case 'grant': {
+      const [org] = model.levels
+      if (!model.isPrepaid || !org) return null
+      if (model.sources.has(op.source)) return [{ granted: false }]
+      model.sources.add(op.source)
+      org.limit = (org.limit ?? 0n) + BigInt(op.images) * IMAGE_MICROS
+      return [{ granted: true }]
+    }
+    case 'revoke': {
+      const key = pick(model.keys, op.key)
+      if (!key) return null
+      key.isRevoked = true
+      return [{ revoked: true }]
+    }
+    case 'claim':
+    case 'giveBack':
+    case 'cancel':
+    case 'lapse':
+    case 'overdue':
+    case 'deliver':
+    case 'settle': {
+      const job = pick(model.jobs, op.job)
+      return job ? [applyJobOp(op, job)] : null
+    }
+  }
+}
+
+function applyReserve(model: MoneyModel, op: Extract<Op, { op: 'reserve' }>) {
+  const key = pick(model.keys, op.key)
+  if (!key) return null
+  const body = `${op.body}${op.n}`
+  const earlier = op.order === null ? undefined : key.orders.get(op.order)
+  if (earlier) {
+    if (earlier.body !== body) return [{ ok: false, reason: 'idempotency_mismatch' }]
+    return [{ ok: true, replayed: true, state: earlier.job.state }]
+  }
+  if (key.isRevoked) return [{ ok: false, reason: 'key_inactive' }]
+  const amount = BigInt(op.n) * IMAGE_MICROS
+  const refusals = key.levels.flatMap((level) => refusalsOf(level, amount))
+  if (refusals.length > 0) return refusals
+  const job: ModelJob = {
+    levels: key.levels,
+    n: op.n,
+    state: 'accepted',
+    attempt: 0,
+    failures: 0,
+    isLive: false,
+    images: new Set(),
+    captured: 0n,
+  }
+  for (const level of key.levels) {
+    level.held += amount
+    level.inflight += 1
+  }
+  model.jobs.push(job)
+  if (op.order !== null) key.orders.set(op.order, { body, job })
+  return [{ ok: true, replayed: false, state: 'accepted' }]
+}
+
+/** Any of the refusals that apply may be the one that is named. */
+function refusalsOf(level: ModelLevel, amount: bigint): Record<string, unknown>[] {
+  const { scope, held, spent, limit, monthLimit, maxInflight, inflight } = level
+  const after = held + spent + amount
+  const refusals: Record<string, unknown>[] = []
+  if (limit !== null && after > limit) {
+    refusals.push({ ok: false, reason: 'insufficient_credit', scope, limitMicros: limit })
+  } else if (maxInflight !== null && inflight >= maxInflight) {
+    refusals.push({ ok: false, reason: 'too_many_inflight', scope, inflight, maxInflight })
+  }
+  if (monthLimit !== null && after > monthLimit) {
+    refusals.push({ ok: false, reason: 'budget_exceeded', scope, limitMicros: monthLimit })
+  }
+  return refusals
+}
+
+function applyLimit(model: MoneyModel, op: Extract<Op, { op: 'limit' }>) {
+  const level = pick(model.levels, op.level)
+  if (!level) return null
+  const micros = op.images === null ? null : BigInt(op.images) * IMAGE_MICROS
+  const refused = [{ ok: false, reason: 'below_committed' }]
+  if (op.field === 'maxInflight') {
+    if (op.images !== null && level.inflight > op.images) return refused
+    level.maxInflight = op.images
+    return [{ ok: true }]
+  }
+  if (op.field === 'creditMicros' && level.scope === 'org' && model.isPrepaid) {
+    return [{ ok: false, reason: 'credit_is_granted' }]
+  }
+  if (micros !== null && level.held + level.spent > micros) return refused
+  if (op.field === 'creditMicros') level.limit = micros
+  else level.monthLimit = micros
+  return [{ ok: true }]
+}
+
+function applyJobOp(
+  op: Exclude<Op, { op: 'reserve' | 'limit' | 'grant' | 'revoke' }>,
+  job: ModelJob,
+): Record<string, unknown> {
+  const isOpen = ['accepted', 'queued', 'running'].includes(job.state)
+  const isHeld = job.state === 'running' && job.isLive
+  switch (op.op) {
+    case 'claim':
+      return { outcome: claim(job, isOpen, isHeld) }
+    case 'giveBack': {
+      if (job.state !== 'running') return { given: false }
+      job.state = 'queued'
+      job.isLive = false
+      return { given: true }
+    }
+    case 'lapse':
+      job.isLive = false
+      return {}
+    case 'overdue':
+      if (isOpen && !isHeld) settle(job, 'expired')
+      return {}
+    case 'cancel': {
+      if (!isOpen) return { outcome: 'finished' }
+      if (isHeld) return { outcome: 'requested' }
+      settle(job, 'canceled')
+      return { outcome: 'canceled' }
+    }
+    case 'deliver': {
+      if (op.fence === 'stale' || job.state !== 'running') return { stored: false }
+      if (op.idx >= job.n) return { thrown: true }
+      job.images.add(op.idx)
+      return { stored: true }
+    }
+    case 'settle': {
+      if (op.fence === 'stale') return { outcome: 'superseded' }
+      const result = () => ({
+        state: job.state,
+        capturedMicros: job.captured,
+        deliveredCount: job.images.size,
+      })
+      if (!isOpen) return { outcome: 'repeated', ...result() }
+      if (op.fence === 'none' ? isHeld : job.state !== 'running') return { outcome: 'superseded' }
+      if (op.outcome === 'succeeded' && job.images.size === 0) return { thrown: true }
+      settle(job, op.outcome)
+      return { outcome: 'settled', ...result() }
+    }
+  }
+}
+
+function claim(job: ModelJob, isOpen: boolean, isHeld: boolean): string {
+  if (!isOpen) return 'gone'
+  if (isHeld) return 'busy'
+  const failures = job.failures + (job.state === 'running' ? 1 : 0)
+  if (failures >= MAX_FAILED_ATTEMPTS) return 'exhausted'
+  Object.assign(job, { failures, state: 'running', isLive: true, attempt: job.attempt + 1 })
+  return 'claimed'
+}
+
+function settle(job: ModelJob, outcome: string): void {
+  const amount = BigInt(job.n) * IMAGE_MICROS
+  job.captured = BigInt(job.images.size) * IMAGE_MICROS
+  job.state = job.images.size > 0 ? 'succeeded' : outcome
+  job.isLive = false
+  for (const level of job.levels) {
+    level.held -= amount
+    level.spent += job.captured
+    level.inflight -= 1
+  }
+}

@@ -1,0 +1,211 @@
+import { join } from 'node:path'
+
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+
+import { EngineError, startEngine } from '../../gpu-worker/engine.ts'
+import type { Engine } from '../../gpu-worker/engine.ts'
+import type { ImageRequest, Progress } from '../../gpu-worker/pipeline/glm-image.ts'
+
+const MODEL_DIR = new URL('../../gpu-worker/checkpoint', import.meta.url).pathname
+const REQUEST: ImageRequest = {
+  prompt: "A poster with 'Grand Opening'",
+  width: 64,
+  height: 96,
+  seed: 7,
+  steps: 3,
+  format: 'png',
+}
+
+const outcomeOf = (call: Promise<unknown>): Promise<unknown> =>
+  call.then(
+    () => 'a picture',
+    (error: unknown) => error,
+  )
+
+describe('the engine', () => {
+  let engine: Engine
+  beforeAll(async () => {
+    engine = await startEngine({ modelDir: MODEL_DIR, threads: 1 })
+  })
+  afterAll(() => engine.close())
+
+  test('the same request gives the same bytes, another seed gives others', async () => {
+    const first = await engine.generate(REQUEST)
+    const second = await engine.generate(REQUEST)
+    const other = await engine.generate({ ...REQUEST, seed: 8 })
+    expect(second.sha256).toBe(first.sha256)
+    expect(Buffer.from(second.bytes).equals(Buffer.from(first.bytes))).toBe(true)
+    expect(other.sha256).not.toBe(first.sha256)
+    expect(first).toMatchObject({ width: 64, height: 96, seed: 7, steps: 3, guidanceScale: 1.5 })
+  })
+
+  test('progress goes through the stages in order and never falls', async () => {
+    const seen: Progress[] = []
+    await engine.generate(REQUEST, { onProgress: (progress) => seen.push(progress) })
+    const stages = ['tokens', 'glyph', 'denoise', 'decode', 'encode']
+    expect([...new Set(seen.map((progress) => progress.stage))]).toEqual(stages)
+    const keys = seen.map(({ stage, step }) => stages.indexOf(stage) * 1e6 + step)
+    expect(keys).toEqual(keys.toSorted((a, b) => a - b))
+    for (const stage of stages) {
+      const last = seen.findLast((progress) => progress.stage === stage)!
+      expect(last.step).toBe(last.total)
+    }
+  })
+
+  test.each(['tokens', 'denoise'] as const)(
+    'an abort in stage %s ends the call as canceled',
+    async (stage) => {
+      const controller = new AbortController()
+      const outcome = await outcomeOf(
+        engine.generate(
+          { ...REQUEST, width: 512, height: 512, steps: 20 },
+          {
+            signal: controller.signal,
+            onProgress: (progress) => {
+              if (progress.stage === stage && progress.step > 0) controller.abort()
+            },
+          },
+        ),
+      )
+      expect(outcome).toMatchObject({ code: 'canceled', retryable: false })
+      const pid = engine.pid
+      expect((await engine.generate(REQUEST)).width).toBe(64)
+      expect(engine.pid).toBe(pid)
+    },
+  )
+
+  test('a signal that is aborted already starts nothing', async () => {
+    const outcome = await outcomeOf(engine.generate(REQUEST, { signal: AbortSignal.abort() }))
+    expect(outcome).toMatchObject({ code: 'canceled' })
+  })
+
+  test('a killed process fails the running call as retryable and the next call works', async () => {
+    const before = await engine.generate(REQUEST)
+    const pid = engine.pid!
+    let isKilled = false
+    const outcome = await outcomeOf(
+      engine.generate(REQUEST, {
+        onProgress: () => {
+          if (!isKilled) process.kill(pid, 'SIGKILL')
+          isKilled = true
+        },
+      }),
+    )
+    expect(outcome).toBeInstanceOf(EngineError)
+    expect(outcome).toMatchObject({ code: 'engine_crashed', retryable: true })
+    expect((await engine.generate(REQUEST)).sha256).toBe(before.sha256)
+    expect(engine.pid).not.toBe(pid)
+  })
+
+  test('a process that died while idle is replaced at the next call', async () => {
+    const pid = engine.pid!
+    process.kill(pid, 'SIGKILL')
+    const outcome = await outcomeOf(engine.generate(REQUEST))
+    // The kill may be noticed before the call or during it; after that the engine has to work.
+    if (outcome !== 'a picture') expect(outcome).toMatchObject({ code: 'engine_crashed' })
+    expect((await engine.generate(REQUEST)).width).toBe(64)
+    expect(engine.pid).not.toBe(pid)
+  })
+
+  test('a second call at the same time is refused and the first is not harmed', async () => {
+    const first = engine.generate(REQUEST)
+    expect(await outcomeOf(engine.generate(REQUEST))).toMatchObject({ code: 'engine_busy' })
+    expect((await first).width).toBe(64)
+  })
+
+  test('an error thrown by the progress hook is the outcome and the engine stays usable', async () => {
+    const boom = new Error('boom')
+    const outcome = await outcomeOf(
+      engine.generate(REQUEST, {
+        onProgress: () => {
+          throw boom
+        },
+      }),
+    )
+    expect(outcome).toBe(boom)
+    expect((await engine.generate(REQUEST)).width).toBe(64)
+  })
+
+  test.each<[string, string, Partial<ImageRequest>]>([
+    ['prompt', 'blank', { prompt: '  ' }],
+    ['prompt', 'too long', { prompt: 'x'.repeat(32_001) }],
+    ['prompt', 'with too much quoted text', { prompt: `'${'x'.repeat(2_000)}' `.repeat(5) }],
+    ['width', 'off the grid', { width: 65 }],
+    ['width', 'too large', { width: 4096 }],
+    ['height', 'too small', { height: 32 }],
+    ['height', 'not a number', { height: Number.NaN }],
+    ['seed', 'negative', { seed: -1 }],
+    ['seed', 'too large', { seed: 2 ** 32 }],
+    ['seed', 'fractional', { seed: 1.5 }],
+    ['steps', 'zero', { steps: 0 }],
+    ['steps', 'too many', { steps: 101 }],
+    ['guidance_scale', 'not a number', { guidanceScale: Number.NaN }],
+    ['guidance_scale', 'too large', { guidanceScale: 21 }],
+    ['format', 'unknown', { format: 'gif' as 'png' }],
+  ])('%s %s is refused by name', async (field, _case, change) => {
+    const outcome = await outcomeOf(engine.generate({ ...REQUEST, ...change }))
+    expect(outcome).toMatchObject({ code: 'invalid_request', retryable: false, field })
+    expect((outcome as Error).message).toContain(field)
+  })
+
+  test.each(['png', 'webp', 'jpeg', 'avif'] as const)(
+    '%s files carry their signature',
+    async (format) => {
+      const { bytes, contentType } = await engine.generate({ ...REQUEST, format, steps: 1 })
+      const head = Buffer.from(bytes).subarray(0, 12).toString('latin1')
+      const signatures = {
+        png: /^\x89PNG/,
+        webp: /^RIFF....WEBP/s,
+        jpeg: /^\xff\xd8/,
+        avif: /ftypavif/,
+      }
+      expect(head).toMatch(signatures[format])
+      expect(contentType).toBe(`image/${format}`)
+    },
+  )
+})
+
+test('a process that does not react to a cancel is killed and the call counts as canceled', async () => {
+  const engine = await startEngine({ modelDir: MODEL_DIR, threads: 1, cancelTimeoutMs: 1 })
+  const pid = engine.pid!
+  const controller = new AbortController()
+  const outcome = await outcomeOf(
+    engine.generate(
+      { ...REQUEST, width: 1280, height: 1280 },
+      {
+        signal: controller.signal,
+        onProgress: ({ stage }) => {
+          if (stage === 'denoise') controller.abort()
+        },
+      },
+    ),
+  )
+  expect(outcome).toMatchObject({ code: 'canceled' })
+  expect((await engine.generate(REQUEST)).width).toBe(64)
+  expect(engine.pid).not.toBe(pid)
+  await engine.close()
+})
+
+test('a process that falls silent is killed with engine_timeout', async () => {
+  const engine = await startEngine({ modelDir: MODEL_DIR, threads: 1, stallTimeoutMs: 500 })
+  const pid = engine.pid!
+  process.kill(pid, 'SIGSTOP')
+  const outcome = await outcomeOf(engine.generate(REQUEST))
+  expect(outcome).toMatchObject({ code: 'engine_timeout', retryable: true })
+  await engine.close()
+})
+
+test('a closed engine refuses calls, ends a running one, and can be closed again', async () => {
+  const engine = await startEngine({ modelDir: MODEL_DIR, threads: 1 })
+  const running = outcomeOf(engine.generate({ ...REQUEST, width: 512, height: 512 }))
+  await engine.close()
+  await engine.close()
+  expect(await running).toMatchObject({ code: 'engine_closed' })
+  expect(await outcomeOf(engine.generate(REQUEST))).toMatchObject({ code: 'engine_closed' })
+})
+
+test('a folder that is no checkpoint is refused with the file at fault', async () => {
+  const outcome = await outcomeOf(startEngine({ modelDir: join(MODEL_DIR, 'vae') }))
+  expect(outcome).toMatchObject({ code: 'model_invalid', retryable: false })
+  expect((outcome as Error).message).toContain('vision_language_encoder/config.json')
+})

@@ -1,0 +1,54 @@
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+
+import { afterAll, beforeAll, expect, test } from 'vitest'
+
+import { openPipeline } from '../../../gpu-worker/pipeline/glm-image.ts'
+import { createCheckpointCopies } from '../../support/checkpoints.ts'
+import type { CheckpointCopies } from '../../support/checkpoints.ts'
+
+const GOLDEN = new URL('../../fixtures/golden/checkpoint', import.meta.url).pathname
+
+/** Small pictures are enough here. */
+const SERVING = {
+  size: {
+    default: '64x96',
+    recommended: ['64x96'],
+    min_side: 64,
+    max_side: 128,
+    multiple_of: 32,
+    max_pixels: 16_384,
+  },
+}
+
+let copies: CheckpointCopies
+let source: string
+beforeAll(async () => {
+  copies = await createCheckpointCopies()
+  source = await copies.copy(GOLDEN)
+  await writeFile(join(source, 'serving.json'), JSON.stringify(SERVING))
+})
+afterAll(() => copies.remove())
+
+async function hashOf(modelDir: string): Promise<string> {
+  const pipeline = await openPipeline(modelDir, { threads: 1 })
+  const request = { prompt: "A sign 'Open'", width: 64, height: 96, seed: 3, steps: 3 }
+  try {
+    return (await pipeline.generate({ ...request, format: 'png' }, {})).sha256
+  } finally {
+    await pipeline.close()
+  }
+}
+
+test.each(['BF16', 'F16'] as const)(
+  'weights stored as %s give the same picture as their float32 values',
+  async (dtype) => {
+    const stored = await copies.convert(source, dtype)
+    const widened = await copies.convert(stored, 'F32')
+    expect(await hashOf(stored)).toBe(await hashOf(widened))
+  },
+)
+
+test('shards behind links, with data at any byte offset, give the picture of the single files', async () => {
+  expect(await hashOf(await copies.shard(source))).toBe(await hashOf(source))
+})

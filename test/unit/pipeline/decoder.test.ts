@@ -1,0 +1,68 @@
+import { describe, expect, test } from 'vitest'
+import { openCheckpoint } from '../../../gpu-worker/model/checkpoint.ts'
+import {
+  compareAutoregressive,
+  compareTokenizer,
+} from '../../../gpu-worker/parity/autoregressive.ts'
+import { readCases } from '../../../gpu-worker/parity/cases.ts'
+import { openVisualTokenWriter } from '../../../gpu-worker/pipeline/visual-tokens.ts'
+
+const GOLDEN = 'test/fixtures/golden'
+const cases = await readCases(GOLDEN)
+
+describe('the autoregressive stage agrees with the reference', () => {
+  test.for(cases.filter(({ kind }) => kind === 'autoregressive'))(
+    '$name: ids, positions, logits of the prompt, of forced and of greedy tokens',
+    async (parityCase) => {
+      const checkpoint = await openCheckpoint(`${GOLDEN}/checkpoint`)
+      const report = await compareAutoregressive(checkpoint, GOLDEN, parityCase)
+      expect(report.filter((row) => row.mismatches > 0)).toEqual([])
+      for (const row of report) expect(row, row.stage).toHaveProperty('mismatches', 0)
+      expect(Math.max(...report.map((row) => row.maxDifference))).toBeLessThan(1e-4)
+    },
+  )
+
+  test('the tokenizer gives the reference ids for tricky strings', async () => {
+    const checkpoint = await openCheckpoint(`${GOLDEN}/checkpoint`)
+    const parityCase = cases.find(({ kind }) => kind === 'tokenizer')!
+    const rows = await compareTokenizer(checkpoint, GOLDEN, parityCase)
+    expect(rows.filter((row) => row.mismatches > 0)).toEqual([])
+    expect(rows.length).toBeGreaterThan(3)
+  })
+})
+
+describe('writing visual tokens', () => {
+  const request = { prompt: "A sign 'OPEN'", width: 96, height: 64, seed: 7 }
+
+  test('the same seed writes the same codes, another seed others, all inside the codebook', async () => {
+    const checkpoint = await openCheckpoint(`${GOLDEN}/checkpoint`)
+    const writer = await openVisualTokenWriter(checkpoint, { threads: 1 })
+    const seen: [number, number][] = []
+    const first = await writer.write(request, {
+      onChunk: async (written, total) => void seen.push([written, total]),
+    })
+    const again = await writer.write(request, { onChunk: async () => {} })
+    const other = await writer.write({ ...request, seed: 8 }, { onChunk: async () => {} })
+    expect(again.tokens).toEqual(first.tokens)
+    expect(other.tokens).not.toEqual(first.tokens)
+    expect(first.tokens.length).toBe(6)
+    expect(first.priorTokenIds.length).toBe(24)
+    expect([...first.tokens].every((id) => id >= 0 && id < 128)).toBe(true)
+    expect(seen.at(-1)).toEqual([253, 253])
+    expect(seen.map(([written]) => written)).toEqual(seen.map(([w]) => w).toSorted((a, b) => a - b))
+    await writer.close()
+  })
+
+  test('an error thrown between chunks ends the writing there', async () => {
+    const checkpoint = await openCheckpoint(`${GOLDEN}/checkpoint`)
+    const writer = await openVisualTokenWriter(checkpoint, { threads: 1 })
+    let chunks = 0
+    const stop = async () => {
+      chunks += 1
+      throw new Error('stop here')
+    }
+    await expect(writer.write(request, { onChunk: stop })).rejects.toThrow('stop here')
+    expect(chunks).toBe(1)
+    await writer.close()
+  })
+})

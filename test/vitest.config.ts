@@ -1,0 +1,14 @@
+import { defineConfig } from 'vitest/config'
+
+/** One run for everything; the database is started once and cloned per test file. */
+export default defineConfig({
+  test: {
+    include: ['test/{unit,contract,fault,e2e}/**/*.test.ts'],
+    root: new URL('..', import.meta.url).pathname,
+    globalSetup: ['test/support/global-setup.ts'],
+    pool: 'forks',
+    maxWorkers: 2,
+    testTimeout: 30_000,
+    hookTimeout: 60_000,
+  },
+})
