@@ -47,28 +47,33 @@ export function startPart(options: PartOptions): Part {
   let isStopping = false
   let quickDeaths = 0
   let timer: NodeJS.Timeout | null = null
+  let hasStarted = false
   let settleReady: { resolve: () => void; reject: (error: Error) => void } | null = null
   const ready = new Promise<void>((resolve, reject) => {
     settleReady = { resolve, reject }
   })
+  const onReady = () => {
+    hasStarted = true
+    settleReady?.resolve()
+  }
 
   const launch = () => {
     const startedMs = Date.now()
     const words: string[] = []
-    child = spawnLogged(options, words, () => settleReady?.resolve())
+    child = spawnLogged(options, words, onReady)
     child.once('exit', (code, signal) => {
       child = null
       if (isStopping) return
       options.onDeath?.()
       quickDeaths = Date.now() - startedMs > STABLE_MS ? 1 : quickDeaths + 1
       const cause = `the ${name} ended (${signal ?? `code ${code}`})`
-      if (quickDeaths >= MAX_QUICK_DEATHS || code === 1) {
+      // With code 1 a part says that something must be mended first; trying again would only repeat it.
+      const isHopeless = !hasStarted && code === 1
+      if (isHopeless || quickDeaths >= MAX_QUICK_DEATHS) {
         const text = `${cause}:\n${words.slice(-10).join('\n')}`
         settleReady?.reject(new Error(text))
-        if (quickDeaths >= MAX_QUICK_DEATHS) {
-          say(`${text}\nIt is not started again.`)
-          return
-        }
+        if (hasStarted) say(`${text}\nIt is not started again.`)
+        return
       }
       const pauseMs = Math.min(FIRST_PAUSE_MS * 2 ** (quickDeaths - 1), LONGEST_PAUSE_MS)
       say(`${cause}; it is started again in ${pauseMs / 1000} s`)

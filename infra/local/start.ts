@@ -13,6 +13,7 @@ import { HELP, readOptions } from './options.ts'
 import type { StartOptions } from './options.ts'
 import { startPostgres } from './postgres.ts'
 import { startPart } from './processes.ts'
+import type { Part } from './processes.ts'
 import { LOCAL_CREDENTIALS, startQueue } from './queue.ts'
 import { openState } from './state.ts'
 import type { LocalState } from './state.ts'
@@ -33,7 +34,7 @@ interface Run {
   /** Aborted when everything is to be stopped. */
   readonly leaving: AbortSignal
   /** Stops everything because of something that cannot be mended here. */
-  fail(reason: string): void
+  readonly fail: (reason: string) => void
 }
 
 async function main(): Promise<void> {
@@ -93,50 +94,74 @@ async function startAll(
   // From here to the last start nothing waits, so a stop finds all parts or none.
   leaving.throwIfAborted()
   const address = `http://127.0.0.1:${options.port}`
-  const shared = {
-    ...queueEnv,
-    DATABASE_URL: url,
-    ...(env.S3_BUCKET === undefined ? { OBJECT_DIR: state.objectDir } : {}),
-  }
+  const { gateway, worker } = startParts({
+    options,
+    state,
+    address,
+    pepper,
+    pokeSecret,
+    shared: {
+      ...queueEnv,
+      DATABASE_URL: url,
+      ...(env.S3_BUCKET === undefined ? { OBJECT_DIR: state.objectDir } : {}),
+    },
+    onWorkerDeath: () => void resumeJobs(db, isAlone).catch(report),
+  })
+  cleanups.push(
+    () => gateway.stop(GATEWAY_STOP_MS),
+    () => worker.stop(WORKER_STOP_MS),
+  )
+  await Promise.all([gateway.ready, worker.ready])
+  // A key is shown once, so it is made when nothing can go wrong any more before it is shown.
+  const makeKey = options.isKeyWanted ? createLocalKey : ensureFirstKey
+  const key = await makeKey(db, pepper)
+  const model = await findModel(db, 'glm-image')
+  say(welcome({ address, key, notice: model?.notice ?? null, logDir: state.logDir }))
+}
+
+interface PartsInput {
+  options: StartOptions
+  state: LocalState
+  address: string
+  pepper: string
+  pokeSecret: string
+  /** What both processes need to know. */
+  shared: Record<string, string>
+  onWorkerDeath: () => void
+}
+
+function startParts(input: PartsInput): { gateway: Part; worker: Part } {
+  const { options, state, address, shared } = input
+  const common = { logDir: state.logDir, say }
   const gateway = startPart({
+    ...common,
     name: 'gateway',
     script: resolve('edge/node.ts'),
-    logDir: state.logDir,
     readyEvent: 'listening',
-    say,
     env: childEnv({
       ...shared,
-      KEY_PEPPER: pepper,
+      KEY_PEPPER: input.pepper,
       PUBLIC_URL: address,
       PORT: String(options.port),
       HOST: '127.0.0.1',
       WEBHOOK_ALLOW_LOOPBACK: '1',
     }),
   })
-  cleanups.push(() => gateway.stop(GATEWAY_STOP_MS))
   const worker = startPart({
+    ...common,
     name: 'worker',
     script: resolve('gpu-worker/main.ts'),
-    logDir: state.logDir,
     readyEvent: 'ready',
-    say,
     env: childEnv({
       ...shared,
       MODEL_DIR: options.modelDir,
       GATEWAY_URL: address,
-      POKE_SECRET: pokeSecret,
+      POKE_SECRET: input.pokeSecret,
       ...(options.threads === null ? {} : { THREADS: String(options.threads) }),
     }),
-    onDeath: () => void resumeJobs(db, isAlone).catch(report),
+    onDeath: input.onWorkerDeath,
   })
-  cleanups.push(() => worker.stop(WORKER_STOP_MS))
-  await Promise.all([gateway.ready, worker.ready])
-  // A key is shown once, so it is made when nothing can go wrong any more before it is shown.
-  const key = options.isKeyWanted
-    ? await createLocalKey(db, pepper)
-    : await ensureFirstKey(db, pepper)
-  const model = await findModel(db, 'glm-image')
-  say(welcome({ address, key, notice: model?.notice ?? null, logDir: state.logDir }))
+  return { gateway, worker }
 }
 
 async function startDatabase(state: LocalState, { cleanups, fail }: Run): Promise<string> {
