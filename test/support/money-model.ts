@@ -18,6 +18,7 @@ interface ModelJob {
   attempt: number
   failures: number
   isLive: boolean
+  isOverdue: boolean
   images: Set<number>
   captured: bigint
 }
@@ -84,7 +85,7 @@ export function applyOp(model: MoneyModel, op: Op): Record<string, unknown>[] | 
     case 'deliver':
     case 'settle': {
       const job = pick(model.jobs, op.job)
-      return job ? [applyJobOp(op, job)] : null
+      return job ? [applyJobOp(op, job, model)] : null
     }
   }
 }
@@ -109,6 +110,7 @@ function applyReserve(model: MoneyModel, op: Extract<Op, { op: 'reserve' }>) {
     attempt: 0,
     failures: 0,
     isLive: false,
+    isOverdue: false,
     images: new Set(),
     captured: 0n,
   }
@@ -159,9 +161,10 @@ function applyLimit(model: MoneyModel, op: Extract<Op, { op: 'limit' }>) {
 function applyJobOp(
   op: Exclude<Op, { op: 'reserve' | 'limit' | 'grant' | 'revoke' }>,
   job: ModelJob,
+  model: MoneyModel,
 ): Record<string, unknown> {
-  const isOpen = ['accepted', 'queued', 'running'].includes(job.state)
-  const isHeld = job.state === 'running' && job.isLive
+  const isOpen = isOpenJob(job)
+  const isHeld = isHeldJob(job)
   switch (op.op) {
     case 'claim':
       return { outcome: claim(job, isOpen, isHeld) }
@@ -175,7 +178,11 @@ function applyJobOp(
       job.isLive = false
       return {}
     case 'overdue':
-      if (isOpen && !isHeld) settle(job, 'expired')
+      job.isOverdue = true
+      // Expiry is one sweep over all jobs: one that was overdue but held is taken when its lease has lapsed.
+      for (const one of model.jobs) {
+        if (one.isOverdue && isOpenJob(one) && !isHeldJob(one)) settle(one, 'expired')
+      }
       return {}
     case 'cancel': {
       if (!isOpen) return { outcome: 'finished' }
@@ -204,6 +211,9 @@ function applyJobOp(
     }
   }
 }
+
+const isOpenJob = (job: ModelJob) => ['accepted', 'queued', 'running'].includes(job.state)
+const isHeldJob = (job: ModelJob) => job.state === 'running' && job.isLive
 
 function claim(job: ModelJob, isOpen: boolean, isHeld: boolean): string {
   if (!isOpen) return 'gone'
