@@ -46,7 +46,7 @@ export function readOptions(
   })
   if (values.help) return null
   return {
-    port: toInteger('--port', values.port, 0, 65_535),
+    port: toInteger('--port', values.port, 1, 65_535),
     stateDir: values['state-dir'],
     modelDir: values.model,
     threads: values.threads === undefined ? null : toInteger('--threads', values.threads, 1, 256),

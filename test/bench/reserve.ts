@@ -6,10 +6,9 @@
  * `DATABASE_URL` names another server with an empty database; its figures are then those of that server.
  * Client and server share this machine's cores unless it is set.
  */
-import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
-import { cpus, loadavg, release, tmpdir, totalmem } from 'node:os'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { settleJob } from '../../billing/settle.ts'
@@ -22,6 +21,7 @@ import { checkBooks } from '../support/books.ts'
 import { startDelayProxy } from '../support/delay-proxy.ts'
 import { createBareTenant, deliver, reserve } from '../support/jobs.ts'
 import type { BareTenant } from '../support/jobs.ts'
+import { describeMachine } from '../support/machine.ts'
 
 interface Scenario {
   name: string
@@ -144,6 +144,7 @@ async function buy(db: Db, tenant: BareTenant, isSettled: boolean): Promise<void
   await settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })
 }
 
+const machine = describeMachine()
 const own = process.env.DATABASE_URL
 const folder = await mkdtemp(join(tmpdir(), 'glyphpress-bench-'))
 await chmod(folder, 0o755)
@@ -161,16 +162,10 @@ try {
      where name in ('server_version', 'fsync', 'synchronous_commit', 'shared_buffers', 'full_page_writes')`
   await closeDatabase(db)
   const report = {
-    commit: execFileSync('git', ['rev-parse', 'HEAD'], { encoding: 'utf8' }).trim(),
-    machine: {
-      cpu: cpus()[0]?.model,
-      cores: cpus().length,
-      memoryGib: Math.round(totalmem() / 2 ** 30),
-      kernel: release(),
-      node: process.version,
-      loadAverage: loadavg()[0],
-      isServerElsewhere: own !== undefined,
-    },
+    bench: 'reserve',
+    machine,
+    loadAfter: describeMachine().load,
+    isServerElsewhere: own !== undefined,
     postgres: Object.fromEntries(settings.map(({ name, setting }) => [name, setting])),
     results,
   }
