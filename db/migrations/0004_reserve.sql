@@ -1,0 +1,115 @@
+-- Accepting a job: one call, all or nothing.
+
+-- Revokes a key of an org for good. A reservation of this key that is under way holds the key's balance row, so
+-- this waits for it; whoever takes that row later sees the key revoked.
+CREATE FUNCTION revoke_key(p_org text, p_key text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM 1 FROM budget b JOIN api_key k ON k.id = b.scope_id
+   WHERE b.scope = 'key' AND b.scope_id = p_key AND b.kind = 'balance' AND k.org_id = p_org
+     FOR NO KEY UPDATE OF b;
+  UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE id = p_key AND org_id = p_org;
+  RETURN FOUND;
+END $$;
+--> statement-breakpoint
+
+-- The settlement mode of the org of a key that may start jobs; null when it may not.
+CREATE FUNCTION active_key_mode(p_key text, p_team text, p_org text) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT o.settlement_mode FROM api_key k JOIN org o ON o.id = k.org_id
+   WHERE k.id = p_key AND k.team_id = p_team AND k.org_id = p_org AND k.revoked_at IS NULL
+     AND (k.expires_at IS NULL OR k.expires_at > now())
+$$;
+--> statement-breakpoint
+
+CREATE FUNCTION replay_job(p_key text, p_idempotency text, p_hash text) RETURNS jsonb LANGUAGE sql STABLE AS $$
+  SELECT CASE WHEN request_hash = p_hash
+    THEN jsonb_build_object('ok', true, 'replayed', true, 'job_id', id, 'state', state, 'outbox_id', NULL)
+    ELSE jsonb_build_object('ok', false, 'reason', 'idempotency_mismatch') END
+  FROM job WHERE key_id = p_key AND idempotency_key = p_idempotency
+$$;
+--> statement-breakpoint
+
+CREATE FUNCTION insert_job(j jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO job (id, org_id, team_id, key_id, idempotency_key, request_hash, dialect, model, prompt, width,
+                   height, n, seed, steps, guidance_scale, format, caller_fields, webhook_url, state, deadline_at)
+  VALUES (j->>'id', j->>'org_id', j->>'team_id', j->>'key_id', j->>'idempotency_key', j->>'request_hash',
+          j->>'dialect', j->>'model', j->>'prompt', (j->>'width')::int, (j->>'height')::int, (j->>'n')::int,
+          (j->>'seed')::bigint, (j->>'steps')::int, (j->>'guidance_scale')::real, j->>'format',
+          coalesce(j->'caller_fields', '{}'), j->>'webhook_url', 'accepted',
+          now() + make_interval(secs => (j->>'deadline_seconds')::double precision))
+  ON CONFLICT (key_id, idempotency_key) DO NOTHING;
+  RETURN FOUND;
+END $$;
+--> statement-breakpoint
+
+-- Job, hold on every level, reservation, ledger hold and outbox row: all or nothing, in one round trip.
+CREATE FUNCTION reserve_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  j constant jsonb := input->'job';
+  v_suffix constant text := substr(j->>'id', 5);
+  v_unit constant bigint := (input->>'unit_micros')::bigint;
+  v_amount constant bigint := v_unit * (j->>'n')::int;
+  v_month constant timestamptz := month_start();
+  v_scopes constant text[] := ARRAY['key', 'team', 'org'];
+  v_ids constant text[] := ARRAY[j->>'key_id', j->>'team_id', j->>'org_id'];
+  v_legs text[] := ARRAY[]::text[];
+  v_mode text;
+  v_result jsonb;
+  v_outbox bigint;
+  v_row budget;
+BEGIN
+  IF j->>'idempotency_key' IS NOT NULL THEN
+    v_result := replay_job(v_ids[1], j->>'idempotency_key', j->>'request_hash');
+    IF v_result IS NOT NULL THEN RETURN v_result; END IF;
+  END IF;
+
+  v_mode := active_key_mode(v_ids[1], v_ids[2], v_ids[3]);
+  IF v_mode IS NULL THEN RETURN jsonb_build_object('ok', false, 'reason', 'key_inactive'); END IF;
+
+  -- A look without locks refuses what is plainly over, so that a flood of refusals writes nothing.
+  FOR i IN 1..3 LOOP
+    FOR v_row IN SELECT * FROM budget b WHERE b.scope = v_scopes[i] AND b.scope_id = v_ids[i]
+        AND ((b.kind = 'balance' AND b.period_start = 'epoch') OR (b.kind = 'month' AND b.period_start = v_month)) LOOP
+      v_result := budget_refusal(v_row, v_amount);
+      IF v_result IS NOT NULL THEN RETURN v_result; END IF;
+    END LOOP;
+  END LOOP;
+
+  IF NOT insert_job(j) THEN
+    -- The same idempotency key committed while this call was under way.
+    RETURN replay_job(v_ids[1], j->>'idempotency_key', j->>'request_hash');
+  END IF;
+  INSERT INTO reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, expires_at)
+  VALUES ('res_' || v_suffix, j->>'id', 'held', v_unit, v_amount, input->>'price_version_id',
+          now() + make_interval(secs => (j->>'deadline_seconds')::double precision));
+  IF v_amount > 0 THEN
+    PERFORM post_transfer('hold', v_suffix, funding_account(v_ids[3], v_mode), income_account(v_mode), v_amount, 'pending');
+  END IF;
+  INSERT INTO outbox (topic, dedupe_key, payload)
+  VALUES ('job.dispatch', (j->>'id') || ':0', jsonb_build_object('job_id', j->>'id', 'org_id', v_ids[3]))
+  RETURNING id INTO v_outbox;
+
+  -- The contended rows come last, the hottest (org) at the very end, so that they are locked shortest.
+  FOR i IN 1..3 LOOP
+    v_legs := v_legs || hold_on_level(v_scopes[i], v_ids[i], v_amount);
+    IF i = 1 AND active_key_mode(v_ids[1], v_ids[2], v_ids[3]) IS NULL THEN
+      -- Revoked since the look above. From here on a revocation waits for this call.
+      RAISE EXCEPTION 'reservation refused' USING ERRCODE = 'GP402',
+        DETAIL = jsonb_build_object('ok', false, 'reason', 'key_inactive')::text;
+    END IF;
+  END LOOP;
+  INSERT INTO reservation_leg (reservation_id, budget_id) SELECT 'res_' || v_suffix, unnest(v_legs);
+  RETURN jsonb_build_object('ok', true, 'replayed', false, 'job_id', j->>'id', 'state', 'accepted', 'outbox_id', v_outbox::text);
+END $$;
+--> statement-breakpoint
+
+-- Names are looked up in this schema alone, whatever the caller's session says.
+ALTER FUNCTION reserve_job(jsonb) SET search_path = public, pg_temp;
+--> statement-breakpoint
+
+ALTER FUNCTION revoke_key(text, text) SET search_path = public, pg_temp;
+--> statement-breakpoint
+
+-- Every statement finds its rows by key. A plan made while a table was nearly empty would read the whole of it
+-- for every job, until the next ANALYZE.
+ALTER FUNCTION reserve_job(jsonb) SET enable_seqscan = off;

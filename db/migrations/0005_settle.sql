@@ -1,0 +1,104 @@
+-- Ending a job: one call, once.
+
+-- Moves a settled hold out of every row that it lies on. The balance rows are locked first, in order; under their
+-- locks no month row gains or loses a leg, so the second look at the legs finds all of them.
+CREATE FUNCTION settle_legs(p_reservation text, p_amount bigint, p_captured bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_ids text[] := ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation);
+BEGIN
+  PERFORM 1 FROM budget WHERE id = ANY (v_ids) AND kind = 'balance'
+    ORDER BY array_position(ARRAY['key', 'team', 'org'], scope) FOR NO KEY UPDATE;
+  v_ids := ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation);
+  UPDATE budget SET held_micros = held_micros - p_amount, spent_micros = spent_micros + p_captured,
+                    inflight = inflight - CASE kind WHEN 'balance' THEN 1 ELSE 0 END
+   WHERE id = ANY (v_ids);
+END $$;
+--> statement-breakpoint
+
+-- The event of a finished job and its deliveries: every enabled endpoint that wants it, and the job's own URL.
+CREATE FUNCTION stage_job_event(j job, p_payload jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_event constant text := 'evt_' || substr(j.id, 5);
+BEGIN
+  INSERT INTO webhook_event (id, org_id, type, subject_id, payload)
+  VALUES (v_event, j.org_id, p_payload->>'type', j.id, p_payload);
+  INSERT INTO webhook_delivery (id, event_id, org_id, endpoint_id, url, state)
+  SELECT new_id('whd'), v_event, j.org_id, e.id, e.url, 'pending' FROM webhook_endpoint e
+   WHERE e.org_id = j.org_id AND e.enabled AND e.deleted_at IS NULL
+     AND (e.event_types = '{}' OR p_payload->>'type' = ANY (e.event_types));
+  IF j.webhook_url IS NOT NULL THEN
+    INSERT INTO webhook_delivery (id, event_id, org_id, endpoint_id, url, state)
+    VALUES (new_id('whd'), v_event, j.org_id, NULL, j.webhook_url, 'pending');
+  END IF;
+END $$;
+--> statement-breakpoint
+
+-- Ends a job, once: captures the unit price of each stored image, releases the rest, writes usage, ledger and
+-- event. A repeat returns the first result; a caller whose attempt is no longer the job's own changes nothing.
+CREATE FUNCTION settle_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  v_attempt constant int := (input->>'attempt')::int;
+  v_outcome constant text := input->>'outcome';
+  j job;
+  r reservation;
+  v_mode text;
+  v_delivered int;
+  v_captured bigint;
+  v_state text;
+  v_reason text;
+BEGIN
+  SELECT * INTO j FROM job WHERE id = input->>'job_id' FOR UPDATE;
+  IF NOT FOUND OR (v_attempt IS NOT NULL AND j.attempt <> v_attempt) THEN
+    RETURN jsonb_build_object('outcome', 'superseded');
+  END IF;
+  SELECT * INTO r FROM reservation WHERE job_id = j.id;
+  SELECT count(*) INTO v_delivered FROM job_output WHERE job_id = j.id;
+  IF j.state IN ('succeeded', 'failed', 'canceled', 'expired') THEN
+    RETURN jsonb_build_object('outcome', 'repeated', 'state', j.state,
+      'captured_micros', r.captured_micros::text, 'delivered_count', v_delivered);
+  END IF;
+  -- Without an attempt the caller is no worker, and a worker that is alive goes first.
+  IF (v_attempt IS NULL AND j.state = 'running' AND j.lease_until > now())
+     OR (v_attempt IS NOT NULL AND j.state <> 'running') THEN
+    RETURN jsonb_build_object('outcome', 'superseded');
+  END IF;
+  IF v_outcome = 'succeeded' AND v_delivered = 0 THEN
+    RAISE EXCEPTION 'job % cannot succeed without a stored image', j.id;
+  END IF;
+  v_state := CASE WHEN v_delivered > 0 THEN 'succeeded' ELSE v_outcome END;
+  v_captured := r.unit_micros * v_delivered;
+  v_reason := coalesce(input->>'billed_reason', CASE WHEN v_delivered = j.n THEN 'delivered'
+                                                     WHEN v_delivered > 0 THEN 'partial' ELSE v_outcome END);
+
+  UPDATE reservation SET captured_micros = v_captured, settled_at = now(),
+    state = CASE WHEN v_delivered > 0 THEN 'captured' WHEN v_outcome = 'expired' THEN 'expired' ELSE 'released' END
+   WHERE id = r.id;
+  PERFORM settle_legs(r.id, r.amount_micros, v_captured);
+  INSERT INTO usage_event (id, job_id, idx, org_id, team_id, key_id, sku_id, price_version_id,
+                           list_micros, discount_micros, net_micros)
+  SELECT 'use_' || substr(j.id, 5) || '_' || o.idx, j.id, o.idx, j.org_id, j.team_id, j.key_id, p.sku_id, p.id,
+         r.unit_micros, 0, r.unit_micros
+    FROM job_output o, price_version p WHERE o.job_id = j.id AND p.id = r.price_version_id;
+  SELECT settlement_mode INTO v_mode FROM org WHERE id = j.org_id;
+  IF r.amount_micros > 0 THEN
+    PERFORM post_transfer('release', substr(j.id, 5), income_account(v_mode), funding_account(j.org_id, v_mode), r.amount_micros, 'pending');
+  END IF;
+  IF v_captured > 0 THEN
+    PERFORM post_transfer('charge', substr(j.id, 5), funding_account(j.org_id, v_mode), income_account(v_mode), v_captured, 'posted');
+  END IF;
+  UPDATE job SET state = v_state, finished_at = now(), lease_until = NULL, billed_reason = v_reason,
+                 error_code = input->>'error_code', error_message = input->>'error_message',
+                 run_info = input->'run_info'
+   WHERE id = j.id;
+  PERFORM stage_job_event(j, jsonb_build_object('type', 'job.' || v_state, 'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+    'data', jsonb_build_object('job_id', j.id, 'state', v_state, 'delivered', v_delivered,
+      'billed', v_captured > 0, 'billed_reason', v_reason, 'request_id', j.caller_fields->'request_id')));
+  RETURN jsonb_build_object('outcome', 'settled', 'state', v_state,
+    'captured_micros', v_captured::text, 'delivered_count', v_delivered);
+END $$;
+--> statement-breakpoint
+
+ALTER FUNCTION settle_job(jsonb) SET search_path = public, pg_temp;
+--> statement-breakpoint
+
+ALTER FUNCTION settle_job(jsonb) SET enable_seqscan = off;
