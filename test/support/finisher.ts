@@ -8,13 +8,14 @@ import { objectKeyOf } from '../../gpu-worker/store.ts'
 import type { PictureStore } from '../../gpu-worker/store.ts'
 import { encodeImage } from '../../gpu-worker/pipeline/encode.ts'
 import type { TestQueue } from './queue.ts'
+import { until } from './worker.ts'
 
 export interface Finisher {
   /** What to do with a job from now on; `draw` at first. */
   mode: 'draw' | 'fail' | 'hold'
   /** Jobs that came over the queue, in order, with repeats. */
   rung: string[]
-  /** Does one job now, however it came. */
+  /** Does one job now, however it came; returns when it has ended, whoever did it. */
   finish(jobId: string, mode?: 'draw' | 'fail'): Promise<void>
   stop(): Promise<void>
 }
@@ -31,27 +32,7 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
     mode: 'draw',
     rung: [],
     finish: async (jobId, mode = 'draw') => {
-      const claim = await claimJob(db, {
-        jobId,
-        workerId: 'finisher',
-        leaseSeconds: 60,
-        maxFailedAttempts: 3,
-      })
-      if (claim.outcome !== 'claimed') return
-      const { attempt } = claim.job
-      if (mode === 'fail') {
-        const errorCode = 'worker_failed'
-        await settleJob(db, {
-          jobId,
-          attempt,
-          outcome: 'failed',
-          errorCode,
-          errorMessage: 'No luck.',
-        })
-        return
-      }
-      for (let idx = 0; idx < claim.job.n; idx++) await draw(db, store, claim.job, attempt, idx)
-      await settleJob(db, { jobId, attempt, outcome: 'succeeded' })
+      if ((await work(db, store, jobId, mode)) === 'busy') await untilEnded(db, jobId)
     },
     async stop() {
       isStopping = true
@@ -72,7 +53,7 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
       for (const message of Messages) {
         const { jobId } = JSON.parse(message.Body ?? '') as { jobId: string }
         finisher.rung.push(jobId)
-        if (finisher.mode !== 'hold') await finisher.finish(jobId, finisher.mode)
+        if (finisher.mode !== 'hold') await work(db, store, jobId, finisher.mode)
         await client.send(
           new DeleteMessageCommand({
             QueueUrl: queue.queueUrl,
@@ -84,6 +65,40 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
   }
   const loop = poll()
   return finisher
+}
+
+async function work(
+  db: Db,
+  store: PictureStore,
+  jobId: string,
+  mode: 'draw' | 'fail',
+): Promise<'ended' | 'busy'> {
+  const claim = await claimJob(db, {
+    jobId,
+    workerId: 'finisher',
+    leaseSeconds: 60,
+    maxFailedAttempts: 3,
+  })
+  if (claim.outcome === 'busy') return 'busy'
+  if (claim.outcome !== 'claimed') return 'ended'
+  const { attempt } = claim.job
+  if (mode === 'fail') {
+    const error = { errorCode: 'worker_failed', errorMessage: 'No luck.' }
+    await settleJob(db, { jobId, attempt, outcome: 'failed', ...error })
+    return 'ended'
+  }
+  for (let idx = 0; idx < claim.job.n; idx++) await draw(db, store, claim.job, attempt, idx)
+  await settleJob(db, { jobId, attempt, outcome: 'succeeded' })
+  return 'ended'
+}
+
+/** The loop that reads the queue may have been faster than a test that asks for the same job. */
+async function untilEnded(db: Db, jobId: string): Promise<void> {
+  await until(
+    async () =>
+      (await db.sql`select 1 from job where id = ${jobId} and finished_at is null`).length === 0,
+    () => `${jobId} to end`,
+  )
 }
 
 async function draw(
