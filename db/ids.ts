@@ -13,6 +13,16 @@ export const ID_PREFIXES = {
   delivery: 'whd',
   attempt: 'wha',
   request: 'req',
+  keyAssignment: 'kas',
+  priceVersion: 'price',
+  orgPrice: 'opr',
+  creditGrant: 'crg',
+  correction: 'cor',
+  refund: 'ref',
+  topup: 'top',
+  meterReport: 'mtr',
+  statement: 'stm',
+  reconRun: 'rec',
 } as const
 
 export type IdKind = keyof typeof ID_PREFIXES

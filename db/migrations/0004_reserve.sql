@@ -79,8 +79,8 @@ BEGIN
     -- The same idempotency key committed while this call was under way.
     RETURN replay_job(v_ids[1], j->>'idempotency_key', j->>'request_hash');
   END IF;
-  INSERT INTO reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, expires_at)
-  VALUES ('res_' || v_suffix, j->>'id', 'held', v_unit, v_amount, input->>'price_version_id',
+  INSERT INTO reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, list_version_id, expires_at)
+  VALUES ('res_' || v_suffix, j->>'id', 'held', v_unit, v_amount, input->>'price_version_id', input->>'price_version_id',
           now() + make_interval(secs => (j->>'deadline_seconds')::double precision));
   IF v_amount > 0 THEN
     PERFORM post_transfer('hold', v_suffix, funding_account(v_ids[3], v_mode), income_account(v_mode), v_amount, 'pending');

@@ -75,8 +75,8 @@ BEGIN
    WHERE id = r.id;
   PERFORM settle_legs(r.id, r.amount_micros, v_captured);
   INSERT INTO usage_event (id, job_id, idx, org_id, team_id, key_id, sku_id, price_version_id,
-                           list_micros, discount_micros, net_micros)
-  SELECT 'use_' || substr(j.id, 5) || '_' || o.idx, j.id, o.idx, j.org_id, j.team_id, j.key_id, p.sku_id, p.id,
+                           list_version_id, list_micros, discount_micros, net_micros)
+  SELECT 'use_' || substr(j.id, 5) || '_' || o.idx, j.id, o.idx, j.org_id, j.team_id, j.key_id, p.sku_id, p.id, r.list_version_id,
          r.unit_micros, 0, r.unit_micros
     FROM job_output o, price_version p WHERE o.job_id = j.id AND p.id = r.price_version_id;
   SELECT settlement_mode INTO v_mode FROM org WHERE id = j.org_id;

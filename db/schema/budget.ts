@@ -11,14 +11,16 @@ import {
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
 import { job } from './job.ts'
-import { priceVersion } from './price.ts'
+import { orgPrice, priceVersion } from './price.ts'
 
 /**
  * A spending limit at one level. Two kinds share the shape:
  * `balance` (one per key, team and org, always there): prepaid credit when `limit_micros` is set,
  * unlimited when null; it also carries the in-flight limit and the monthly limit's setting.
- * `month`: one row per calendar month (UTC) of a level whose balance row has `month_limit_micros`;
- * a new month is a new row, never a reset.
+ * `day`, `month`: one row per calendar day or month (UTC) of a level whose balance row has `day_limit_micros`
+ * or `month_limit_micros`; a new period is a new row, never a reset.
+ * A limit that is lowered below what is committed stands at what is committed until that has shrunk;
+ * `limit_next_micros` is where it goes.
  */
 export const budget = pgTable(
   'budget',
@@ -26,10 +28,12 @@ export const budget = pgTable(
     id: text().primaryKey(),
     scope: text({ enum: ['key', 'team', 'org'] }).notNull(),
     scopeId: text('scope_id').notNull(),
-    kind: text({ enum: ['balance', 'month'] }).notNull(),
+    kind: text({ enum: ['balance', 'day', 'month'] }).notNull(),
     periodStart: timestamp('period_start', { withTimezone: true }).notNull(),
     periodEnd: timestamp('period_end', { withTimezone: true }),
     limitMicros: bigint('limit_micros', { mode: 'bigint' }),
+    limitNextMicros: bigint('limit_next_micros', { mode: 'bigint' }),
+    dayLimitMicros: bigint('day_limit_micros', { mode: 'bigint' }),
     monthLimitMicros: bigint('month_limit_micros', { mode: 'bigint' }),
     heldMicros: bigint('held_micros', { mode: 'bigint' })
       .notNull()
@@ -39,6 +43,11 @@ export const budget = pgTable(
       .default(sql`0`),
     inflight: integer().notNull().default(0),
     maxInflight: integer('max_inflight'),
+    /** Shares of the limit, in basis points, at whose first crossing the org hears of it. */
+    softBp: integer('soft_bp')
+      .array()
+      .notNull()
+      .default(sql`'{}'`),
   },
   (t) => [
     uniqueIndex('budget_period_once').on(t.scope, t.scopeId, t.kind, t.periodStart),
@@ -47,6 +56,19 @@ export const budget = pgTable(
     check('budget_limit_holds', sql`${t.heldMicros} + ${t.spentMicros} <= ${t.limitMicros}`),
     check('budget_inflight_holds', sql`${t.inflight} >= 0 and ${t.inflight} <= ${t.maxInflight}`),
   ],
+)
+
+/** A soft threshold of a budget row that was crossed: fires once. */
+export const budgetAlert = pgTable(
+  'budget_alert',
+  {
+    budgetId: text('budget_id')
+      .notNull()
+      .references(() => budget.id),
+    bp: integer().notNull(),
+    firedAt: timestamp('fired_at', { withTimezone: true }).notNull().defaultNow(),
+  },
+  (t) => [primaryKey({ columns: [t.budgetId, t.bp] })],
 )
 
 /** Money held for one job: its full price, until it is captured, released or expired, exactly once. */
@@ -58,6 +80,7 @@ export const reservation = pgTable(
       .notNull()
       .references(() => job.id),
     state: text({ enum: ['held', 'captured', 'released', 'expired'] }).notNull(),
+    /** The most that one image may cost; what it does cost is decided when it is charged. */
     unitMicros: bigint('unit_micros', { mode: 'bigint' }).notNull(),
     amountMicros: bigint('amount_micros', { mode: 'bigint' }).notNull(),
     capturedMicros: bigint('captured_micros', { mode: 'bigint' })
@@ -66,6 +89,12 @@ export const reservation = pgTable(
     priceVersionId: text('price_version_id')
       .notNull()
       .references(() => priceVersion.id),
+    /** The list price beside it; the same version where the org has no contract. */
+    listVersionId: text('list_version_id')
+      .notNull()
+      .references(() => priceVersion.id),
+    /** The contract that gave the price; null at list price. */
+    orgPriceId: text('org_price_id').references(() => orgPrice.id),
     createdAt: timestamp('created_at', { withTimezone: true }).notNull().defaultNow(),
     expiresAt: timestamp('expires_at', { withTimezone: true }).notNull(),
     settledAt: timestamp('settled_at', { withTimezone: true }),

@@ -56,6 +56,11 @@ export const job = pgTable(
     width: integer().notNull(),
     height: integer().notNull(),
     n: integer().notNull(),
+    quality: text().notNull().default('hd'),
+    /** `batch`: cheaper where the price book says so, and may take a day. */
+    priority: text({ enum: ['standard', 'batch'] })
+      .notNull()
+      .default('standard'),
     seed: bigint({ mode: 'number' }).notNull(),
     steps: integer(),
     guidanceScale: real('guidance_scale'),

@@ -1,5 +1,14 @@
 import { sql } from 'drizzle-orm'
-import { check, index, integer, pgTable, text, timestamp, uniqueIndex } from 'drizzle-orm/pg-core'
+import {
+  check,
+  index,
+  integer,
+  jsonb,
+  pgTable,
+  text,
+  timestamp,
+  uniqueIndex,
+} from 'drizzle-orm/pg-core'
 import { org, team } from './org.ts'
 
 /**
@@ -22,6 +31,10 @@ export const apiKey = pgTable(
     pepperVersion: integer('pepper_version').notNull(),
     last4: text().notNull(),
     scopes: text().array().notNull(),
+    /** Free names and values for cost allocation, such as `{ "project": "spring" }`. */
+    tags: jsonb()
+      .notNull()
+      .default(sql`'{}'::jsonb`),
     /** Requests per minute that this key may make; null = the gateway's default. */
     requestsPerMinute: integer('requests_per_minute'),
     createdAt: timestamp('created_at', { withTimezone: true }).notNull().defaultNow(),
@@ -33,4 +46,24 @@ export const apiKey = pgTable(
     index('api_key_by_org').on(t.orgId),
     check('api_key_env_known', sql`${t.env} in ('live', 'test')`),
   ],
+)
+
+/**
+ * Which team a key's usage belongs to from an instant on: the newest row not after it. Moving a key writes a new
+ * row; usage of before stays where it is, and what lies after a date in the past is corrected by new rows.
+ */
+export const keyAssignment = pgTable(
+  'key_assignment',
+  {
+    id: text().primaryKey(),
+    keyId: text('key_id')
+      .notNull()
+      .references(() => apiKey.id),
+    teamId: text('team_id')
+      .notNull()
+      .references(() => team.id),
+    validFrom: timestamp('valid_from', { withTimezone: true }).notNull(),
+    recordedAt: timestamp('recorded_at', { withTimezone: true }).notNull().defaultNow(),
+  },
+  (t) => [uniqueIndex('key_assignment_once').on(t.keyId, t.validFrom, t.recordedAt)],
 )

@@ -1,5 +1,18 @@
 import { sql } from 'drizzle-orm'
-import { bigint, check, index, pgTable, text, timestamp, uniqueIndex } from 'drizzle-orm/pg-core'
+import {
+  bigint,
+  check,
+  customType,
+  index,
+  pgTable,
+  primaryKey,
+  text,
+  timestamp,
+  uniqueIndex,
+} from 'drizzle-orm/pg-core'
+import { org, team } from './org.ts'
+
+const xid8 = customType<{ data: string }>({ dataType: () => 'xid8' })
 
 /** Accounts and their meaning are listed in billing/LEDGER.md. */
 export const ledgerAccount = pgTable(
@@ -8,9 +21,18 @@ export const ledgerAccount = pgTable(
     id: text().primaryKey(),
     /** Null for the platform's own accounts. */
     orgId: text('org_id'),
+    /** Set for the cost accounts of teams. */
+    teamId: text('team_id').references(() => team.id),
     type: text().notNull(),
+    currency: text().notNull().default('USD'),
   },
-  (t) => [uniqueIndex('ledger_account_once').on(sql`coalesce(${t.orgId}, '')`, t.type)],
+  (t) => [
+    uniqueIndex('ledger_account_once').on(
+      sql`coalesce(${t.orgId}, '')`,
+      sql`coalesce(${t.teamId}, '')`,
+      t.type,
+    ),
+  ],
 )
 
 /** A balanced transaction. (kind, source) is unique for ever, so a repeat cannot post twice. */
@@ -38,6 +60,10 @@ export const ledgerEntry = pgTable(
       .references(() => ledgerAccount.id),
     amountMicros: bigint('amount_micros', { mode: 'bigint' }).notNull(),
     phase: text({ enum: ['pending', 'posted'] }).notNull(),
+    /** The transaction that wrote it: what tells committed rows from those that may still come. */
+    xid: xid8()
+      .notNull()
+      .default(sql`pg_current_xact_id()`),
   },
   (t) => [
     index('ledger_entry_by_txn').on(t.txnId),
@@ -45,3 +71,39 @@ export const ledgerEntry = pgTable(
     check('ledger_entry_phase_known', sql`${t.phase} in ('pending', 'posted')`),
   ],
 )
+
+/** The sums of an account's entries up to one of them: a projection that can be thrown away and rebuilt. */
+export const ledgerBalance = pgTable('ledger_balance', {
+  accountId: text('account_id')
+    .primaryKey()
+    .references(() => ledgerAccount.id),
+  pendingMicros: bigint('pending_micros', { mode: 'bigint' }).notNull(),
+  postedMicros: bigint('posted_micros', { mode: 'bigint' }).notNull(),
+})
+
+/**
+ * An org's own ledger, line by line in the order of their chaining: each line's hash covers the one before, so a
+ * copy that was kept shows any later change.
+ */
+export const ledgerLine = pgTable(
+  'ledger_line',
+  {
+    orgId: text('org_id')
+      .notNull()
+      .references(() => org.id),
+    seq: bigint({ mode: 'bigint' }).notNull(),
+    entryId: bigint('entry_id', { mode: 'bigint' })
+      .notNull()
+      .unique()
+      .references(() => ledgerEntry.id),
+    hash: text().notNull(),
+    chainedAt: timestamp('chained_at', { withTimezone: true }).notNull().defaultNow(),
+  },
+  (t) => [primaryKey({ columns: [t.orgId, t.seq] })],
+)
+
+/** Up to which entry a projection has read, in commit order. */
+export const ledgerWatermark = pgTable('ledger_watermark', {
+  projection: text().primaryKey(),
+  xid: xid8().notNull(),
+})

@@ -1,16 +1,34 @@
 import { sql } from 'drizzle-orm'
-import { bigint, check, pgTable, text, timestamp, uniqueIndex } from 'drizzle-orm/pg-core'
+import {
+  bigint,
+  check,
+  index,
+  integer,
+  jsonb,
+  pgTable,
+  text,
+  timestamp,
+  uniqueIndex,
+} from 'drizzle-orm/pg-core'
+import { org } from './org.ts'
 
-/** What can be bought: one image of one model in one size class. */
+/**
+ * What can be bought: one image of a model. `any` in a dimension stands for whatever has no SKU of its own; the
+ * most particular one that fits is sold.
+ */
 export const sku = pgTable(
   'sku',
   {
     id: text().primaryKey(),
     model: text().notNull(),
     sizeClass: text('size_class').notNull(),
+    quality: text().notNull().default('any'),
+    priority: text({ enum: ['any', 'standard', 'batch'] })
+      .notNull()
+      .default('any'),
     unit: text().notNull(),
   },
-  (t) => [uniqueIndex('sku_once').on(t.model, t.sizeClass)],
+  (t) => [uniqueIndex('sku_once').on(t.model, t.sizeClass, t.quality, t.priority)],
 )
 
 export const priceBook = pgTable('price_book', {
@@ -20,8 +38,8 @@ export const priceBook = pgTable('price_book', {
 })
 
 /**
- * A dated price. Rows are never edited: a new price is a new row with a later `valid_from`, and the
- * version in force at an instant is the latest one not after it, so versions cannot overlap.
+ * A dated price. Rows are never edited: a new price is a new row, and the only change a row can see is that an
+ * open end is closed where the next one begins. An exclusion constraint keeps versions from overlapping.
  */
 export const priceVersion = pgTable(
   'price_version',
@@ -35,10 +53,39 @@ export const priceVersion = pgTable(
       .references(() => sku.id),
     priceMicros: bigint('price_micros', { mode: 'bigint' }).notNull(),
     perUnits: bigint('per_units', { mode: 'bigint' }).notNull(),
+    /** `[{ up_to, price_micros }]` by images of a calendar month, the last `up_to` null; null = one price. */
+    tiers: jsonb(),
+    /** `graduated`: an image has the price of its own place; `volume`: all have that of the month's total. */
+    tierMode: text('tier_mode', { enum: ['graduated', 'volume'] }),
     validFrom: timestamp('valid_from', { withTimezone: true }).notNull(),
+    validTo: timestamp('valid_to', { withTimezone: true }),
   },
   (t) => [
     uniqueIndex('price_version_start_once').on(t.bookId, t.skuId, t.validFrom),
     check('price_not_negative', sql`${t.priceMicros} >= 0 and ${t.perUnits} > 0`),
+    check('price_span', sql`${t.validTo} > ${t.validFrom}`),
+    check('price_tiers_whole', sql`(${t.tiers} is null) = (${t.tierMode} is null)`),
+  ],
+)
+
+/** What an org has agreed: a book of its own, a discount in basis points on the book's prices, or both. */
+export const orgPrice = pgTable(
+  'org_price',
+  {
+    id: text().primaryKey(),
+    orgId: text('org_id')
+      .notNull()
+      .references(() => org.id),
+    bookId: text('book_id')
+      .notNull()
+      .references(() => priceBook.id),
+    discountBp: integer('discount_bp').notNull().default(0),
+    validFrom: timestamp('valid_from', { withTimezone: true }).notNull(),
+    validTo: timestamp('valid_to', { withTimezone: true }),
+  },
+  (t) => [
+    index('org_price_by_org').on(t.orgId, t.validFrom),
+    check('org_price_discount', sql`${t.discountBp} between 0 and 10000`),
+    check('org_price_span', sql`${t.validTo} > ${t.validFrom}`),
   ],
 )

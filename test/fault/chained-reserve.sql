@@ -24,9 +24,9 @@ begin
     return jsonb_build_object('ok', false, 'reason', 'too_many_inflight', 'scope', 'org', 'inflight', 0, 'max_inflight', 0);
   end if;
   perform insert_job(j);
-  insert into reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, expires_at)
+  insert into reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, list_version_id, expires_at)
   values ('res_' || v_suffix, j->>'id', 'held', (input->>'unit_micros')::bigint, v_amount,
-          input->>'price_version_id', now() + interval '15 minutes');
+          input->>'price_version_id', input->>'price_version_id', now() + interval '15 minutes');
   perform post_transfer('hold', v_suffix, 'receivable:' || (j->>'org_id'), 'revenue', v_amount, 'pending');
   insert into outbox (topic, dedupe_key, payload)
   values ('job.dispatch', (j->>'id') || ':0', jsonb_build_object('job_id', j->>'id', 'org_id', j->>'org_id'));
