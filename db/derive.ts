@@ -29,6 +29,20 @@ export async function deriveSecret(pepper: string, label: string): Promise<strin
   return toHex(await hmacSha256(pepper, `${label}:${VERSION}`))
 }
 
+/** DER header of a PKCS #8 document that holds a bare Ed25519 seed (RFC 8410). */
+const PKCS8_ED25519 = Uint8Array.from([
+  0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+])
+
+/** An Ed25519 key for one purpose, derived from the server's pepper; exportable, for its public part. */
+export async function deriveSigningKey(pepper: string, label: string) {
+  const seed = await hmacSha256(pepper, `${label}:${VERSION}`)
+  const document = new Uint8Array(PKCS8_ED25519.length + seed.length)
+  document.set(PKCS8_ED25519)
+  document.set(seed, PKCS8_ED25519.length)
+  return crypto.subtle.importKey('pkcs8', document, 'Ed25519', true, ['sign'])
+}
+
 /** Lower-case hex. */
 export function toHex(bytes: Uint8Array): string {
   let text = ''

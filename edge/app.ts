@@ -2,12 +2,12 @@ import type { OpenAPIHono } from '@hono/zod-openapi'
 import { bodyLimit } from 'hono/body-limit'
 import { authenticate } from './auth.ts'
 import type { Scope } from './auth.ts'
+import { BILLING_PATHS, billingRoutes } from './billing-routes.ts'
 import type { Deps, RequestState } from './deps.ts'
 import { ApiError, createOnError, requestIdOf } from './errors.ts'
 import { limitRate } from './limits.ts'
 import { createRouter } from './openapi.ts'
 import { WEBHOOK_PATHS, keylessRoutes, resultRoutes, webhookRoutes } from './result-routes.ts'
-import { balanceGet } from './routes/balance.get.ts'
 import { healthGet } from './routes/health.get.ts'
 import { jobsCancel } from './routes/jobs.cancel.ts'
 import { jobsCreate } from './routes/jobs.create.ts'
@@ -66,7 +66,7 @@ export function createApp(
   ])
   guard(app, deps, 'read', [
     '/v1/models',
-    '/v1/balance',
+    ...BILLING_PATHS,
     ...ZAI_BASES.map((base) => `${base}/async-result/*`),
   ])
   guard(app, deps, 'webhooks', WEBHOOK_PATHS)
@@ -77,7 +77,7 @@ export function createApp(
   app.route('/', jobsCancel(deps))
   app.route('/', resultRoutes(deps))
   app.route('/', webhookRoutes(deps))
-  app.route('/', balanceGet(deps))
+  app.route('/', billingRoutes(deps))
   app.route('/', modelsList(deps))
   app.route('/', openaiImages(deps))
   for (const base of ZAI_BASES) app.route(base, zaiImages(deps))

@@ -1,6 +1,7 @@
 import type { Deps } from './deps.ts'
 import { createRouter } from './openapi.ts'
 import { filesGet } from './routes/files.get.ts'
+import { jwksGet } from './routes/jwks.get.ts'
 import { internalPoke } from './routes/internal.poke.ts'
 import { jobsDelete } from './routes/jobs.delete.ts'
 import { jobsSign } from './routes/jobs.sign.ts'
@@ -20,9 +21,12 @@ export const WEBHOOK_PATHS = [
   '/v1/webhook-secret',
 ]
 
-/** Calls that a signature or the internal secret admits, without a key. */
+/** Calls without a key: public ones, and those that a signature or the internal secret admits. */
 export function keylessRoutes(deps: Deps) {
-  return createRouter().route('/', filesGet(deps)).route('/', internalPoke(deps))
+  return createRouter()
+    .route('/', filesGet(deps))
+    .route('/', internalPoke(deps))
+    .route('/', jwksGet(deps))
 }
 
 /** Calls about finished jobs; behind a key. */

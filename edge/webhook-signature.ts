@@ -1,10 +1,6 @@
-import { hmacSha256 } from '../db/derive.ts'
+import { deriveSigningKey, hmacSha256 } from '../db/derive.ts'
 
 const utf8 = new TextEncoder()
-/** DER header of a PKCS #8 document that holds a bare Ed25519 seed (RFC 8410). */
-const PKCS8_ED25519 = Uint8Array.from([
-  0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-])
 
 /**
  * Whose secret signs: a registered endpoint (`whe_...`) with the version that rotation counts up, or an
@@ -72,12 +68,8 @@ async function sharedKey(pepper: string, signer: WebhookSigner): Promise<Uint8Ar
   return Uint8Array.from(await hmacSha256(pepper, label))
 }
 
-async function privateKey(pepper: string, signer: WebhookSigner) {
-  const seed = await hmacSha256(pepper, `webhook-ed25519:${signer.id}:${signer.version}:v1`)
-  const document = new Uint8Array(PKCS8_ED25519.length + seed.length)
-  document.set(PKCS8_ED25519)
-  document.set(seed, PKCS8_ED25519.length)
-  return crypto.subtle.importKey('pkcs8', document, 'Ed25519', true, ['sign'])
+function privateKey(pepper: string, signer: WebhookSigner) {
+  return deriveSigningKey(pepper, `webhook-ed25519:${signer.id}:${signer.version}`)
 }
 
 function toBase64(bytes: Uint8Array): string {

@@ -532,7 +532,7 @@ CREATE INDEX "api_key_by_org" ON "api_key" USING btree ("org_id");--> statement-
 CREATE UNIQUE INDEX "key_assignment_once" ON "key_assignment" USING btree ("key_id","valid_from","recorded_at");--> statement-breakpoint
 CREATE UNIQUE INDEX "ledger_account_once" ON "ledger_account" USING btree (coalesce("org_id", ''),coalesce("team_id", ''),"type");--> statement-breakpoint
 CREATE INDEX "ledger_entry_by_txn" ON "ledger_entry" USING btree ("txn_id");--> statement-breakpoint
-CREATE INDEX "ledger_entry_by_account" ON "ledger_entry" USING btree ("account_id","id");--> statement-breakpoint
+CREATE INDEX "ledger_entry_by_account" ON "ledger_entry" USING btree ("account_id","xid");--> statement-breakpoint
 CREATE UNIQUE INDEX "ledger_txn_source_once" ON "ledger_txn" USING btree ("kind","source_id");--> statement-breakpoint
 CREATE UNIQUE INDEX "team_cost_centre_once" ON "team" USING btree ("org_id","cost_centre");--> statement-breakpoint
 CREATE UNIQUE INDEX "outbox_once" ON "outbox" USING btree ("topic","dedupe_key");--> statement-breakpoint

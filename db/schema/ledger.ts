@@ -67,7 +67,8 @@ export const ledgerEntry = pgTable(
   },
   (t) => [
     index('ledger_entry_by_txn').on(t.txnId),
-    index('ledger_entry_by_account').on(t.accountId, t.id),
+    // Projections read an account's entries in commit order.
+    index('ledger_entry_by_account').on(t.accountId, t.xid),
     check('ledger_entry_phase_known', sql`${t.phase} in ('pending', 'posted')`),
   ],
 )
