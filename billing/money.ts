@@ -25,3 +25,12 @@ export function formatUsd(amount: bigint): string {
   const fraction = (absolute % 1_000_000n).toString().padStart(6, '0')
   return `${sign}${absolute / 1_000_000n}.${fraction}`
 }
+
+/** Reads US dollars as they are written here: `0.015` is 15000n. Null for anything else, or more than six digits. */
+export function parseUsd(text: string): Micros | null {
+  const found = /^(-?)(\d{1,12})(?:\.(\d{1,6}))?$/.exec(text)
+  if (!found) return null
+  const [, sign = '', whole = '', fraction = ''] = found
+  const amount = BigInt(whole) * 1_000_000n + BigInt(fraction.padEnd(6, '0'))
+  return micros(sign === '-' ? -amount : amount)
+}

@@ -53,8 +53,10 @@ CREATE TABLE "credit_burn" (
 	"grant_id" text NOT NULL,
 	"job_id" text NOT NULL,
 	"amount_micros" bigint NOT NULL,
+	"returned_micros" bigint DEFAULT 0 NOT NULL,
 	CONSTRAINT "credit_burn_grant_id_job_id_pk" PRIMARY KEY("grant_id","job_id"),
-	CONSTRAINT "credit_burn_positive" CHECK ("credit_burn"."amount_micros" > 0)
+	CONSTRAINT "credit_burn_positive" CHECK ("credit_burn"."amount_micros" > 0),
+	CONSTRAINT "credit_burn_returned" CHECK ("credit_burn"."returned_micros" between 0 and "credit_burn"."amount_micros")
 );
 --> statement-breakpoint
 CREATE TABLE "credit_grant" (
@@ -271,12 +273,10 @@ CREATE TABLE "price_version" (
 	"price_micros" bigint NOT NULL,
 	"per_units" bigint NOT NULL,
 	"tiers" jsonb,
-	"tier_mode" text,
 	"valid_from" timestamp with time zone NOT NULL,
 	"valid_to" timestamp with time zone,
 	CONSTRAINT "price_not_negative" CHECK ("price_version"."price_micros" >= 0 and "price_version"."per_units" > 0),
-	CONSTRAINT "price_span" CHECK ("price_version"."valid_to" > "price_version"."valid_from"),
-	CONSTRAINT "price_tiers_whole" CHECK (("price_version"."tiers" is null) = ("price_version"."tier_mode" is null))
+	CONSTRAINT "price_span" CHECK ("price_version"."valid_to" > "price_version"."valid_from")
 );
 --> statement-breakpoint
 CREATE TABLE "sku" (
@@ -549,6 +549,7 @@ CREATE INDEX "stripe_event_due" ON "stripe_event" USING btree ("next_attempt_at"
 CREATE INDEX "topup_by_org" ON "topup" USING btree ("org_id","id");--> statement-breakpoint
 CREATE UNIQUE INDEX "topup_auto_once" ON "topup" USING btree ("org_id") WHERE "topup"."kind" = 'auto' and "topup"."state" = 'pending';--> statement-breakpoint
 CREATE UNIQUE INDEX "usage_correction_once" ON "usage_correction" USING btree ("usage_event_id","reason","source_id");--> statement-breakpoint
+CREATE UNIQUE INDEX "usage_correction_refund_once" ON "usage_correction" USING btree ("usage_event_id") WHERE "usage_correction"."reason" = 'refund';--> statement-breakpoint
 CREATE INDEX "usage_correction_by_org" ON "usage_correction" USING btree ("org_id","occurred_at");--> statement-breakpoint
 CREATE UNIQUE INDEX "usage_event_image_once" ON "usage_event" USING btree ("job_id","idx");--> statement-breakpoint
 CREATE INDEX "usage_event_by_org" ON "usage_event" USING btree ("org_id","occurred_at");--> statement-breakpoint

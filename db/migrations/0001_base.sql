@@ -37,10 +37,6 @@ CREATE TRIGGER usage_event_append_only BEFORE UPDATE OR DELETE ON usage_event
   FOR EACH ROW EXECUTE FUNCTION refuse_change();
 --> statement-breakpoint
 
-CREATE TRIGGER price_version_append_only BEFORE UPDATE OR DELETE ON price_version
-  FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
 CREATE TRIGGER ledger_entry_keep BEFORE TRUNCATE ON ledger_entry EXECUTE FUNCTION refuse_change();
 --> statement-breakpoint
 

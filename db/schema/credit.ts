@@ -57,10 +57,15 @@ export const creditBurn = pgTable(
       .notNull()
       .references(() => job.id),
     amountMicros: bigint('amount_micros', { mode: 'bigint' }).notNull(),
+    /** What refunds gave back of it. */
+    returnedMicros: bigint('returned_micros', { mode: 'bigint' })
+      .notNull()
+      .default(sql`0`),
   },
   (t) => [
     primaryKey({ columns: [t.grantId, t.jobId] }),
     index('credit_burn_by_job').on(t.jobId),
     check('credit_burn_positive', sql`${t.amountMicros} > 0`),
+    check('credit_burn_returned', sql`${t.returnedMicros} between 0 and ${t.amountMicros}`),
   ],
 )

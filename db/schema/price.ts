@@ -53,10 +53,11 @@ export const priceVersion = pgTable(
       .references(() => sku.id),
     priceMicros: bigint('price_micros', { mode: 'bigint' }).notNull(),
     perUnits: bigint('per_units', { mode: 'bigint' }).notNull(),
-    /** `[{ up_to, price_micros }]` by images of a calendar month, the last `up_to` null; null = one price. */
+    /**
+     * `[{ up_to, price_micros }]`, the last `up_to` null: an image has the price of its own place in the org's
+     * calendar month. Null = `price_micros` for all; with tiers that is the highest of them.
+     */
     tiers: jsonb(),
-    /** `graduated`: an image has the price of its own place; `volume`: all have that of the month's total. */
-    tierMode: text('tier_mode', { enum: ['graduated', 'volume'] }),
     validFrom: timestamp('valid_from', { withTimezone: true }).notNull(),
     validTo: timestamp('valid_to', { withTimezone: true }),
   },
@@ -64,7 +65,6 @@ export const priceVersion = pgTable(
     uniqueIndex('price_version_start_once').on(t.bookId, t.skuId, t.validFrom),
     check('price_not_negative', sql`${t.priceMicros} >= 0 and ${t.perUnits} > 0`),
     check('price_span', sql`${t.validTo} > ${t.validFrom}`),
-    check('price_tiers_whole', sql`(${t.tiers} is null) = (${t.tierMode} is null)`),
   ],
 )
 

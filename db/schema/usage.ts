@@ -84,6 +84,10 @@ export const usageCorrection = pgTable(
   },
   (t) => [
     uniqueIndex('usage_correction_once').on(t.usageEventId, t.reason, t.sourceId),
+    // A picture is refunded once, whatever asks for it.
+    uniqueIndex('usage_correction_refund_once')
+      .on(t.usageEventId)
+      .where(sql`${t.reason} = 'refund'`),
     index('usage_correction_by_org').on(t.orgId, t.occurredAt),
     check('usage_correction_adds_up', sql`${t.netMicros} = ${t.listMicros} - ${t.discountMicros}`),
   ],

@@ -1,0 +1,143 @@
+-- Credit that is burned, expires and comes back; what is given back or written off after a charge.
+-- Lock order goes on from the balance row of the org: its grants, then nothing.
+
+CREATE TRIGGER usage_correction_append_only BEFORE UPDATE OR DELETE ON usage_correction
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+--> statement-breakpoint
+CREATE TRIGGER usage_correction_keep BEFORE TRUNCATE ON usage_correction EXECUTE FUNCTION refuse_change();
+--> statement-breakpoint
+
+-- A balanced transaction of any number of entries; those of 0 are left out. A repeat posts nothing and says so.
+CREATE FUNCTION post_entries(p_kind text, p_source text, p_phase text, p_accounts text[], p_amounts bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  v_txn text := 'led_' || p_kind || '_' || p_source;
+BEGIN
+  INSERT INTO ledger_txn (id, kind, source_id) VALUES (v_txn, p_kind, p_source) ON CONFLICT DO NOTHING;
+  IF NOT FOUND THEN RETURN false; END IF;
+  INSERT INTO ledger_entry (txn_id, account_id, amount_micros, phase)
+  SELECT v_txn, account, amount, p_phase FROM unnest(p_accounts, p_amounts) AS x(account, amount) WHERE amount <> 0;
+  RETURN true;
+END $$;
+--> statement-breakpoint
+
+-- Takes an amount from an org's credit, in the order in which credit is burned, and notes it with the job. The caller
+-- holds the org's balance row. Returns what paid and what promotional credit gave; less than asked when less is there.
+CREATE FUNCTION burn_credit(p_org text, p_job text, p_amount bigint, OUT paid bigint, OUT promo bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+  g credit_grant;
+  v_part bigint;
+BEGIN
+  paid := 0;
+  promo := 0;
+  FOR g IN SELECT * FROM credit_grant WHERE org_id = p_org AND remaining_micros > 0
+            ORDER BY priority, expires_at NULLS LAST, created_at, id FOR UPDATE LOOP
+    v_part := least(g.remaining_micros, p_amount - paid - promo);
+    EXIT WHEN v_part <= 0;
+    UPDATE credit_grant SET remaining_micros = remaining_micros - v_part WHERE id = g.id;
+    INSERT INTO credit_burn (grant_id, job_id, amount_micros) VALUES (g.id, p_job, v_part);
+    IF g.kind = 'paid' THEN paid := paid + v_part; ELSE promo := promo + v_part; END IF;
+  END LOOP;
+END $$;
+--> statement-breakpoint
+
+-- Ends one grant that is past its expiry, as far as no open hold counts on it. What was paid for is breakage, what was
+-- given goes back to the expense of giving. Returns what expired.
+CREATE FUNCTION expire_grant(p_grant text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  g credit_grant;
+  b budget;
+  v_mode text;
+  v_free bigint;
+BEGIN
+  SELECT * INTO g FROM credit_grant WHERE id = p_grant;
+  SELECT settlement_mode INTO v_mode FROM org WHERE id = g.org_id;
+  SELECT * INTO b FROM budget WHERE scope = 'org' AND scope_id = g.org_id AND kind = 'balance' FOR NO KEY UPDATE;
+  SELECT * INTO g FROM credit_grant WHERE id = p_grant FOR UPDATE;
+  IF g.expires_at IS NULL OR g.expires_at > now() THEN RETURN 0; END IF;
+  v_free := CASE WHEN v_mode = 'prepaid'
+    THEN least(g.remaining_micros, b.limit_micros - b.spent_micros - b.held_micros) ELSE g.remaining_micros END;
+  IF v_free <= 0 THEN RETURN 0; END IF;
+  IF v_mode = 'prepaid' THEN UPDATE budget SET limit_micros = limit_micros - v_free WHERE id = b.id; END IF;
+  UPDATE credit_grant SET remaining_micros = remaining_micros - v_free,
+    expired_at = CASE WHEN remaining_micros = v_free THEN now() END WHERE id = g.id;
+  PERFORM post_entries('expire', g.id || ':' || g.remaining_micros, 'posted',
+    CASE g.kind WHEN 'paid' THEN ARRAY['prepaid:' || g.org_id, 'breakage']
+                ELSE ARRAY['promo:' || g.org_id, 'promo_expense'] END,
+    ARRAY[v_free, -v_free]);
+  RETURN v_free;
+END $$;
+--> statement-breakpoint
+
+-- Gives burned credit of a job back to the grants it came from, the last one first; one that has expired meanwhile
+-- can be used for another 90 days. Returns nothing: what was burned is enough, or it is a bug.
+CREATE FUNCTION return_credit(p_job text, p_kind text, p_amount bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_left bigint := p_amount;
+  v_part bigint;
+  r record;
+BEGIN
+  FOR r IN SELECT u.grant_id, u.amount_micros - u.returned_micros AS burned
+             FROM credit_burn u JOIN credit_grant g ON g.id = u.grant_id
+            WHERE u.job_id = p_job AND g.kind = p_kind AND u.amount_micros > u.returned_micros
+            ORDER BY g.priority DESC, g.expires_at DESC NULLS FIRST, g.created_at DESC, g.id DESC LOOP
+    v_part := least(r.burned, v_left);
+    EXIT WHEN v_part <= 0;
+    UPDATE credit_burn SET returned_micros = returned_micros + v_part WHERE grant_id = r.grant_id AND job_id = p_job;
+    UPDATE credit_grant SET remaining_micros = remaining_micros + v_part, expired_at = NULL,
+      expires_at = CASE WHEN expires_at IS NOT NULL THEN greatest(expires_at, now() + interval '90 days') END
+     WHERE id = r.grant_id;
+    v_left := v_left - v_part;
+  END LOOP;
+  IF v_left > 0 THEN RAISE EXCEPTION 'job % burned less % credit than is returned', p_job, p_kind; END IF;
+END $$;
+--> statement-breakpoint
+
+-- Gives back what charged pictures of a job cost: a correction per picture, the money to where it came from, and room
+-- in the budgets that the job was counted in. A picture that was refunded before is left out, so a repeat changes
+-- nothing. Returns the sum.
+CREATE FUNCTION refund_images(p_org text, p_job text, p_idxs int[], p_refund text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  v_mode text;
+  v_net bigint;
+  v_promo bigint;
+  v_paid bigint;
+  r reservation;
+BEGIN
+  PERFORM 1 FROM job WHERE id = p_job AND org_id = p_org AND finished_at IS NOT NULL FOR UPDATE;
+  IF NOT FOUND THEN RETURN NULL; END IF;
+  SELECT * INTO r FROM reservation WHERE job_id = p_job;
+  SELECT settlement_mode INTO v_mode FROM org WHERE id = p_org;
+  PERFORM lock_legs(r.id);
+  WITH made AS (
+    INSERT INTO usage_correction (id, usage_event_id, reason, source_id, org_id, team_id, key_id, images, list_micros,
+                                  discount_micros, net_micros, credit_micros)
+    SELECT new_id('cor'), u.id, 'refund', p_refund, u.org_id, u.team_id, u.key_id, -1, -u.list_micros,
+           -u.discount_micros, -u.net_micros, -u.credit_micros
+      FROM usage_event u WHERE u.job_id = p_job AND u.idx = ANY (p_idxs)
+    ON CONFLICT DO NOTHING RETURNING net_micros, credit_micros
+  ) SELECT coalesce(-sum(net_micros), 0), coalesce(-sum(credit_micros), 0) INTO v_net, v_promo FROM made;
+  IF v_net = 0 THEN RETURN 0; END IF;
+  UPDATE budget SET spent_micros = spent_micros - v_net
+   WHERE id IN (SELECT budget_id FROM reservation_leg WHERE reservation_id = r.id);
+  v_paid := CASE v_mode WHEN 'prepaid' THEN v_net - v_promo ELSE 0 END;
+  PERFORM return_credit(p_job, 'promo', v_promo);
+  PERFORM return_credit(p_job, 'paid', v_paid);
+  PERFORM post_entries('refund', p_refund || ':' || p_job, 'posted',
+    ARRAY[CASE v_mode WHEN 'internal' THEN 'recovery' ELSE 'refunds' END, 'promo:' || p_org,
+          funding_account(p_org, v_mode)],
+    ARRAY[v_net, -v_promo, v_promo - v_net]);
+  RETURN v_net;
+END $$;
+--> statement-breakpoint
+
+-- Gives up what a postpaid org owes and will not pay. Once per source.
+CREATE FUNCTION write_off(p_org text, p_amount bigint, p_source text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF p_amount <= 0 OR NOT EXISTS (SELECT 1 FROM org WHERE id = p_org AND settlement_mode = 'postpaid') THEN
+    RAISE EXCEPTION 'only a positive amount of a postpaid org can be written off' USING ERRCODE = 'GP409';
+  END IF;
+  RETURN post_entries('write_off', p_source, 'posted', ARRAY['write_off', 'receivable:' || p_org],
+                      ARRAY[p_amount, -p_amount]);
+END $$;
