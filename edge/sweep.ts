@@ -90,13 +90,21 @@ export async function sendDueDispatches(deps: SweepDeps): Promise<number> {
  * statement. An org whose receivers hang keeps its own few places and delays nobody else.
  *
  * @returns how many attempts were made
- * @throws the first database error, after the other places have finished
+ * @throws the first error of the database, after all places have finished, those opened later among them
  */
 export async function deliverDue(deps: SweepDeps, slots: DeliverySlots): Promise<number> {
   let attempts = 0
-  const places: Promise<void>[] = []
+  const places = new Set<Promise<void>>()
+  const errors: Error[] = []
   const open = () => {
-    if (slots.free > 0) places.push(runPlace())
+    if (slots.free === 0) return
+    // Handled from its first moment: a rejection that nobody listens to would end the process.
+    const place = runPlace()
+      .catch((error: unknown) => {
+        errors.push(toError(error))
+      })
+      .finally(() => places.delete(place))
+    places.add(place)
   }
   const runPlace = async () => {
     slots.free -= 1
@@ -113,10 +121,10 @@ export async function deliverDue(deps: SweepDeps, slots: DeliverySlots): Promise
     }
   }
   open()
-  let results: PromiseSettledResult<void>[] = []
   // Places open others while they run.
-  while (results.length < places.length) results = await Promise.allSettled(places)
-  throwFirst(results)
+  while (places.size > 0) await Promise.all(places)
+  const [first] = errors
+  if (first !== undefined) throw first
   return attempts
 }
 

@@ -1,6 +1,7 @@
 import { Webhook } from 'standardwebhooks'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { settleJob } from '../../billing/settle.ts'
+import { openDatabase } from '../../db/client.ts'
 import { createId } from '../../db/ids.ts'
 import { claimDueDeliveries } from '../../db/webhook-attempts.ts'
 import { listDeliveries, replayDelivery } from '../../db/webhook-log.ts'
@@ -23,6 +24,7 @@ import type { BareTenant } from '../support/jobs.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
 import { startReceiver } from '../support/receiver.ts'
 import type { WebhookReceiver } from '../support/receiver.ts'
+import { startWire } from '../support/wire.ts'
 
 let database: TestDatabase
 let tenant: BareTenant
@@ -40,8 +42,8 @@ afterAll(async () => {
 beforeEach(async () => {
   receiver = await startReceiver()
   tenant = await createBareTenant(database.db)
-  // Ahead of the database's clock, so that rows it has dated are due.
-  clockMs = Date.now() + 1_000
+  // Well ahead of the database's clock, so that rows it has dated are due, however slow the machine is.
+  clockMs = Date.now() + 60_000
   await database.db.sql`update webhook_delivery set state = 'canceled' where state = 'pending'`
 })
 afterEach(() => receiver.close())
@@ -426,6 +428,41 @@ describe('crashes and concurrency', () => {
     await expect(deliverDue(broken, slots)).rejects.toThrow('bug')
     expect(slots).toEqual(createDeliverySlots(3))
   })
+})
+
+test('a database error at one place is the error of that sweep; the other places go on and the process lives', async () => {
+  await endJob(receiver.url)
+  await endJob(receiver.url)
+  const lost: unknown[] = []
+  const onLost = (reason: unknown) => lost.push(reason)
+  process.on('unhandledRejection', onLost)
+  const wire = await startWire(database.url)
+  const db = openDatabase(wire.url)
+  const secondClaim = wire.trap({ when: 'before', sql: 'taken as', nth: 2 })
+  let answer = () => {}
+  const answered = new Promise<void>((resolve) => (answer = resolve))
+  const slots = createDeliverySlots(2)
+  const sweep = deliverDue(
+    deps({
+      db,
+      sendWebhook: async (request) => {
+        await answered
+        return sender.send(request)
+      },
+    }),
+    slots,
+  )
+  await secondClaim.reached
+  wire.cut()
+  await expect.poll(() => slots.free).toBe(1)
+  answer()
+  await expect(sweep).rejects.toThrow('CONNECTION_CLOSED')
+  process.off('unhandledRejection', onLost)
+  expect(lost).toEqual([])
+  expect(slots).toEqual(createDeliverySlots(2))
+  expect((await log()).map((one) => one.delivery.state)).toEqual(['delivered', 'delivered'])
+  await db.sql.end({ timeout: 0 })
+  await wire.close()
 })
 
 test('an org whose receivers hang holds a few places and delays nobody else', async () => {
