@@ -1,6 +1,6 @@
 import { expireOverdue } from '../billing/expire.ts'
 import { restageDispatch, takeDueDispatches } from '../db/outbox.ts'
-import { claimDueDeliveries } from '../db/webhook-attempts.ts'
+import { claimDueDeliveries, postponeDeferred } from '../db/webhook-attempts.ts'
 import type { ClaimedDelivery } from '../db/webhook-attempts.ts'
 import { deliver } from './deliver.ts'
 import type { DeliverDeps } from './deliver.ts'
@@ -18,6 +18,10 @@ const MAX_DELIVERIES_PER_ORG = 4
 const MAX_DELIVERIES_PER_SLOT = 25
 /** Longer than an attempt (15 s) with its two database calls; after it a delivery counts as lost by its taker. */
 const DELIVERY_LEASE_SECONDS = 60
+/** Over which the deliveries of an endpoint return after its pause; all at once would overload it again. */
+const PAUSE_SPREAD_SECONDS = 30
+/** Bound on one statement; the next call moves more. */
+const POSTPONE_LIMIT = 500
 /** Messages per call; the queue batches them. */
 const DISPATCH_LIMIT = 200
 /** The process that wrote a message sends it itself right away; younger ones are left to it. */
@@ -86,13 +90,18 @@ export async function sendDueDispatches(deps: SweepDeps): Promise<number> {
 
 /**
  * Makes the attempts that are due. Every place takes one delivery at a time, so that none is claimed long
- * before it is sent, and opens the next place when it found something, so that an idle system costs one
- * statement. An org whose receivers hang keeps its own few places and delays nobody else.
+ * before it is sent, and opens the next place when it found something, so that an idle system costs two
+ * statements. An org whose receivers hang keeps its own few places and delays nobody else.
  *
  * @returns how many attempts were made
  * @throws the first error of the database, after all places have finished, those opened later among them
  */
 export async function deliverDue(deps: SweepDeps, slots: DeliverySlots): Promise<number> {
+  await postponeDeferred(deps.db, {
+    now: deps.now(),
+    limit: POSTPONE_LIMIT,
+    spreadSeconds: PAUSE_SPREAD_SECONDS,
+  })
   let attempts = 0
   const places = new Set<Promise<void>>()
   const errors: Error[] = []
