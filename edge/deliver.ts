@@ -57,15 +57,20 @@ const MAX_PAUSE_SECONDS = 86_400
 /** How a receiver, or the proxy before it, says that there is too much for it. */
 const OVERLOADED: readonly number[] = [429, 502, 503, 504]
 
-export type DeliveryOutcome = 'delivered' | 'retried' | 'failed' | 'canceled' | 'superseded'
+export type DeliveryOutcome =
+  'delivered' | 'retried' | 'failed' | 'canceled' | 'superseded' | 'abandoned'
 
 /**
  * Makes one attempt for a claimed delivery and records it. At least once: a crash before the record repeats
  * the attempt after the claim's lease, with the same `webhook-id`.
+ *
+ * @param stop.isCut true once this process cuts its connections: an attempt without an answer then says
+ *   nothing of its receiver, so it is not recorded and the lease brings the delivery back
  */
 export async function deliver(
   deps: DeliverDeps,
   delivery: ClaimedDelivery,
+  stop: { readonly isCut: boolean } = { isCut: false },
 ): Promise<DeliveryOutcome> {
   if (!delivery.isWanted) {
     await cancelDelivery(deps.db, { deliveryId: delivery.id })
@@ -73,6 +78,7 @@ export async function deliver(
   }
   const startedAt = deps.now()
   const sent = await attempt(deps, delivery, startedAt)
+  if (stop.isCut && sent !== 'refused' && !sent.result.ok) return 'abandoned'
   const endedAt = deps.now()
   const verdict: AttemptVerdict =
     sent === 'refused'

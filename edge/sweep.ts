@@ -41,6 +41,14 @@ export interface DeliverySlots {
   byOrg: Map<string, number>
 }
 
+/** How a process that ends tells its deliveries. Both turn true and never back. */
+export interface DeliveryStop {
+  /** Nothing more is taken. */
+  isStopping: boolean
+  /** Connections are cut; see `deliver`. */
+  isCut: boolean
+}
+
 export function createDeliverySlots(places = DELIVERY_SLOTS): DeliverySlots {
   return { free: places, byOrg: new Map() }
 }
@@ -96,7 +104,11 @@ export async function sendDueDispatches(deps: SweepDeps): Promise<number> {
  * @returns how many attempts were made
  * @throws the first error of the database, after all places have finished, those opened later among them
  */
-export async function deliverDue(deps: SweepDeps, slots: DeliverySlots): Promise<number> {
+export async function deliverDue(
+  deps: SweepDeps,
+  slots: DeliverySlots,
+  stop: DeliveryStop = { isStopping: false, isCut: false },
+): Promise<number> {
   await postponeDeferred(deps.db, {
     now: deps.now(),
     limit: POSTPONE_LIMIT,
@@ -118,11 +130,11 @@ export async function deliverDue(deps: SweepDeps, slots: DeliverySlots): Promise
   const runPlace = async () => {
     slots.free -= 1
     try {
-      for (let count = 0; count < MAX_DELIVERIES_PER_SLOT; count++) {
+      for (let count = 0; count < MAX_DELIVERIES_PER_SLOT && !stop.isStopping; count++) {
         const next = await claim(deps, slots)
         if (next === undefined) return
         open()
-        await deliver(deps, next).finally(() => countOrg(slots, next.orgId, -1))
+        await deliver(deps, next, stop).finally(() => countOrg(slots, next.orgId, -1))
         attempts += 1
       }
     } finally {

@@ -12,7 +12,7 @@ import {
   rotateEndpointSecret,
   updateEndpoint,
 } from '../../db/webhooks.ts'
-import { RETRY_DELAYS_SECONDS } from '../../edge/deliver.ts'
+import { RETRY_DELAYS_SECONDS, deliver } from '../../edge/deliver.ts'
 import { createNodeWebhookSender } from '../../edge/node/webhook-sender.ts'
 import { createDeliverySlots, deliverDue, sweepOnce } from '../../edge/sweep.ts'
 import type { SweepDeps } from '../../edge/sweep.ts'
@@ -555,6 +555,36 @@ test('a database error at one place is the error of that sweep; the other places
   expect((await log()).map((one) => one.delivery.state)).toEqual(['delivered', 'delivered'])
   await db.sql.end({ timeout: 0 })
   await wire.close()
+})
+
+test('a process that stops takes no further delivery', async () => {
+  await endJob(receiver.url)
+  await endJob(receiver.url)
+  const stop = { isStopping: false, isCut: false }
+  const stopping = deps({
+    sendWebhook: (request) => {
+      stop.isStopping = true
+      return sender.send(request)
+    },
+  })
+  expect(await deliverDue(stopping, createDeliverySlots(1), stop)).toBe(1)
+  expect(receiver.received).toHaveLength(1)
+  expect(await attemptDue()).toBe(1)
+})
+
+test('an attempt that is cut is not held against its receiver; an answer that came in time is', async () => {
+  const stop = { isStopping: true, isCut: true }
+  await endJob(receiver.url)
+  const cut = deps({ sendWebhook: async () => ({ ok: false, error: 'connection_failed' }) })
+  const claim = async () => {
+    const now = new Date(clockMs)
+    const [taken] = await claimDueDeliveries(database.db, { now, limit: 1, leaseSeconds: 60 })
+    return taken!
+  }
+  expect(await deliver(cut, await claim(), stop)).toBe('abandoned')
+  expect((await log())[0]).toMatchObject({ delivery: { state: 'pending' }, attempts: [] })
+  clockMs += 60_000
+  expect(await deliver(deps(), await claim(), stop)).toBe('delivered')
 })
 
 test('an org whose receivers hang holds a few places and delays nobody else', async () => {
