@@ -40,9 +40,15 @@ export function openDatabase(
   return toDb(sql)
 }
 
-/** Waits up to five seconds for running queries, then closes every connection. Safe to repeat. */
-export async function closeDatabase(db: Db): Promise<void> {
-  await db.sql.end({ timeout: 5 })
+/** How long a closing waits for running queries unless it is told otherwise. */
+const CLOSE_TIMEOUT_SECONDS = 5
+
+/** Waits a while for running queries, then closes every connection. Safe to repeat. */
+export async function closeDatabase(
+  db: Db,
+  options: { timeoutSeconds?: number } = {},
+): Promise<void> {
+  await db.sql.end({ timeout: options.timeoutSeconds ?? CLOSE_TIMEOUT_SECONDS })
 }
 
 /** Runs `work` in one transaction: committed when it resolves, rolled back when it throws. */

@@ -240,6 +240,7 @@ CREATE TABLE "webhook_endpoint" (
 	"enabled" boolean DEFAULT true NOT NULL,
 	"disabled_reason" text,
 	"failing_since" timestamp with time zone,
+	"deferred_until" timestamp with time zone,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"deleted_at" timestamp with time zone
 );
@@ -300,4 +301,5 @@ CREATE INDEX "webhook_delivery_due" ON "webhook_delivery" USING btree ("next_att
 CREATE INDEX "webhook_delivery_by_org" ON "webhook_delivery" USING btree ("org_id","id");--> statement-breakpoint
 CREATE INDEX "webhook_delivery_by_event" ON "webhook_delivery" USING btree ("event_id");--> statement-breakpoint
 CREATE INDEX "webhook_endpoint_by_org" ON "webhook_endpoint" USING btree ("org_id");--> statement-breakpoint
+CREATE INDEX "webhook_endpoint_deferred" ON "webhook_endpoint" USING btree ("deferred_until") WHERE "webhook_endpoint"."deferred_until" is not null;--> statement-breakpoint
 CREATE UNIQUE INDEX "webhook_event_once" ON "webhook_event" USING btree ("type","subject_id");
