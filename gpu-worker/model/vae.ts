@@ -10,7 +10,8 @@ const NORM_EPSILON = 1e-6
  * Latents to pixels, always in float32: half precision overflows in the last blocks.
  *
  * Input `latents` float32 [1, latentChannels, rows, columns], as the denoiser leaves them; output `image`
- * float32 [1, 3, rows * scale, columns * scale] in 0..1. Output `decoded` is the same before scaling and clamping.
+ * float32 [1, 3, rows * scale, columns * scale] in 0..1. Output `decoded` is the same before scaling and clamping;
+ * `magnitude` float32 [], the sum of its absolute values, is not finite when one of them is not: clamping hides it.
  *
  * @source AutoencoderKL decoder of the reference; scaling_factor is not used by this model
  */
@@ -53,6 +54,7 @@ export function buildVaeDecoder(config: VaeConfig, tensors: TensorIndex): Uint8A
   const shape = [1, config.outChannels, 'height', 'width']
   g.output(image, 'image', 'float32', shape)
   g.output(decoded, 'decoded', 'float32', shape)
+  g.output(g.op('ReduceL1', [decoded], { keepdims: 0 }), 'magnitude', 'float32', [])
   return g.toBytes()
 }
 
