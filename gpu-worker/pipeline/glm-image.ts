@@ -4,6 +4,7 @@ import { EngineError } from '../engine-error.ts'
 import { openCheckpoint } from '../model/checkpoint.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { SizeRules } from '../model/config.ts'
+import { requireMemory } from '../model/memory.ts'
 import { checkRequest } from './check-request.ts'
 import type { CheckedRequest } from './check-request.ts'
 import { openPixelDecoder } from './decode.ts'
@@ -17,6 +18,7 @@ import type { StageOptions } from './glyph-encoder.ts'
 import { createNoise } from './noise.ts'
 import { planGrids } from './prompt.ts'
 import { requireFinite } from './outputs.ts'
+import { requireProvider } from './session.ts'
 import type { Provider } from './session.ts'
 import { openVisualTokenWriter } from './visual-tokens.ts'
 
@@ -91,13 +93,16 @@ export interface Pipeline {
 /**
  * Opens a checkpoint folder for generation.
  *
- * @throws CheckpointError naming the file and what is wrong with it
+ * @throws CheckpointError naming the file and what is wrong with it, or the memory that is missing
+ * @throws EngineError `provider_unavailable`
  */
 export async function openPipeline(
   modelDir: string,
   options: { threads?: number; provider?: Provider } = {},
 ): Promise<Pipeline> {
+  await requireProvider(options.provider ?? 'cpu')
   const checkpoint = await openCheckpoint(modelDir)
+  if (options.provider !== 'cuda') await requireMemory(checkpoint)
   const stages = await openStages(checkpoint, options)
   const { serving } = checkpoint
   const info: ModelInfo = {
