@@ -112,6 +112,10 @@ BEGIN
   SELECT * INTO b FROM budget
    WHERE scope = p_scope AND scope_id = p_scope_id AND kind = 'balance' FOR NO KEY UPDATE;
   IF NOT FOUND THEN RETURN 'not_found'; END IF;
+  IF least((p_changes->>'limit_micros')::bigint, (p_changes->>'month_limit_micros')::bigint,
+           (p_changes->>'max_inflight')::bigint) < 0 THEN
+    RETURN 'negative_limit';
+  END IF;
   -- What was paid ahead is in the ledger; a limit changed beside it would part the two.
   IF p_changes ? 'limit_micros' AND p_scope = 'org'
      AND EXISTS (SELECT 1 FROM org WHERE id = p_scope_id AND settlement_mode = 'prepaid') THEN

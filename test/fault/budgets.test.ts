@@ -8,7 +8,7 @@ import { setBudget } from '../../db/orgs.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { IMAGE_MICROS, createBareTenant, deliver, reserve } from '../support/jobs.ts'
+import { IMAGE_MICROS, createBareKey, createBareTenant, deliver, reserve } from '../support/jobs.ts'
 import type { BareTenant } from '../support/jobs.ts'
 
 let database: TestDatabase
@@ -118,6 +118,23 @@ describe('monthly limits', () => {
     expect(months.map((row) => row.held_micros)).toEqual([0n, 5n * IMAGE_MICROS])
     expect(await checkBooks(db)).toEqual([])
   })
+})
+
+test('a negative limit is refused by name, and by the table itself', async () => {
+  const { db } = database
+  const tenant = await createBareTenant(db)
+  const team = { scope: 'team', scopeId: tenant.teamId } as const
+  for (const limits of [{ creditMicros: -1n }, { monthLimitMicros: -1n }, { maxInflight: -1 }]) {
+    expect(await setBudget(db, { ...team, ...limits })).toEqual({
+      ok: false,
+      reason: 'negative_limit',
+    })
+    await expect(createBareKey(db, tenant.orgId, { team: limits })).rejects.toThrow(
+      /violates check constraint "budget_/,
+    )
+  }
+  expect(await setBudget(db, { ...team, monthLimitMicros: 0n })).toEqual({ ok: true })
+  expect(await reserve(db, tenant)).toMatchObject({ reason: 'budget_exceeded', scope: 'team' })
 })
 
 describe('credit', () => {
