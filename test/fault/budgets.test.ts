@@ -150,6 +150,36 @@ describe('credit', () => {
     expect(await checkBooks(db)).toEqual([])
   })
 
+  test.for(['postpaid', 'internal'] as const)(
+    'credit for an org that is %s is refused and caps nothing',
+    async (settlementMode) => {
+      const { db } = database
+      const tenant = await createBareTenant(db, { settlementMode })
+      const grant = { orgId: tenant.orgId, amountMicros: IMAGE_MICROS, sourceId: settlementMode }
+      await expect(grantCredit(db, grant)).rejects.toThrow(
+        `${tenant.orgId} is ${settlementMode}; only a prepaid org has credit`,
+      )
+      expect(await reserve(db, tenant, { n: 10 })).toMatchObject({ ok: true })
+      expect(await checkBooks(db)).toEqual([])
+    },
+  )
+
+  test('a source that was granted is no source for another org or another amount', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db, { settlementMode: 'prepaid' })
+    const other = await createBareTenant(db, { settlementMode: 'prepaid' })
+    const grant = { orgId: tenant.orgId, amountMicros: IMAGE_MICROS, sourceId: 'payment-2' }
+    expect(await grantCredit(db, grant)).toBe(true)
+    expect(await grantCredit(db, grant)).toBe(false)
+    for (const change of [{ orgId: other.orgId }, { amountMicros: IMAGE_MICROS + 1n }]) {
+      await expect(grantCredit(db, { ...grant, ...change })).rejects.toThrow('granted before')
+    }
+    await expect(grantCredit(db, { ...grant, orgId: 'org_none' })).rejects.toThrow('no org')
+    await expect(grantCredit(db, { ...grant, amountMicros: 0n })).rejects.toThrow('positive')
+    expect(await reserve(db, other)).toMatchObject({ reason: 'insufficient_credit' })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
   test("a prepaid org's credit cannot be set past the ledger", async () => {
     const { db } = database
     const tenant = await createBareTenant(db, { settlementMode: 'prepaid' })
