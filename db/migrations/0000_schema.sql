@@ -11,6 +11,7 @@ CREATE TABLE "budget" (
 	"spent_micros" bigint DEFAULT 0 NOT NULL,
 	"inflight" integer DEFAULT 0 NOT NULL,
 	"max_inflight" integer,
+	CONSTRAINT "budget_limits_not_negative" CHECK (least("budget"."limit_micros", "budget"."month_limit_micros", "budget"."max_inflight") >= 0),
 	CONSTRAINT "budget_held_not_negative" CHECK ("budget"."held_micros" >= 0),
 	CONSTRAINT "budget_spent_not_negative" CHECK ("budget"."spent_micros" >= 0),
 	CONSTRAINT "budget_limit_holds" CHECK ("budget"."held_micros" + "budget"."spent_micros" <= "budget"."limit_micros"),

@@ -60,6 +60,8 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
     'false THEN',
   ],
   ['a payment is granted twice', 'grant_credit', 'RETURN false;', 'NULL;'],
+  ['a payment stands for another amount', 'grant_credit', 'e.amount_micros = -p_amount', 'true'],
+  ['credit for an org that pays later', 'grant_credit', "v_mode <> 'prepaid'", 'false'],
   ['a prepaid limit is set by hand', 'set_budget', "RETURN 'credit_is_granted'", 'NULL'],
 ]
 
