@@ -5,7 +5,7 @@ import { createKeyCache } from '../auth.ts'
 import { createCatalogue } from '../catalogue.ts'
 import type { Deps } from '../deps.ts'
 import { createSqsQueue } from '../enqueue.ts'
-import { awsCredentials, syncWaitMs } from '../env.ts'
+import { bucketPlace, queuePlace, syncWaitMs } from '../env.ts'
 import type { NodeEnv } from '../env.ts'
 import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
@@ -53,9 +53,7 @@ export async function startGateway(
   const now = () => new Date()
   const queue = createSqsQueue(db, {
     queueUrl: env.SQS_QUEUE_URL,
-    region: env.AWS_REGION,
-    ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
-    ...awsCredentials(env),
+    ...queuePlace(env),
   })
   const base = { db, pepper: env.KEY_PEPPER, now, sendWebhook: sender.send, allowLoopbackWebhooks }
   const sweep = startSweepLoop({ ...base, queue }, (part, error) =>
@@ -96,10 +94,8 @@ function createObjects(env: NodeEnv): ObjectStore {
   if (env.S3_BUCKET === undefined) return createFileObjects(env.OBJECT_DIR ?? '')
   return createS3Objects({
     bucket: env.S3_BUCKET,
-    region: env.AWS_REGION,
     isPublic: env.S3_PUBLIC === '1',
-    ...(env.S3_ENDPOINT === undefined ? {} : { endpoint: env.S3_ENDPOINT }),
-    ...awsCredentials(env),
+    ...bucketPlace(env),
   })
 }
 
