@@ -5,6 +5,7 @@ import type { JobState } from './job-state.ts'
 import { isTerminal } from './job-state.ts'
 import { reservation } from './schema/budget.ts'
 import { job, jobOutput } from './schema/job.ts'
+import { forgetJobInWebhooks } from './webhook-log.ts'
 
 export type JobRow = typeof job.$inferSelect
 export type OutputRow = typeof jobOutput.$inferSelect
@@ -122,7 +123,8 @@ export type DeleteResult =
   | { ok: false; reason: 'not_found' | 'not_finished' }
 
 /**
- * Forgets what a finished job was about: prompt, caller's fields, webhook URL, images. Usage and ledger stay.
+ * Forgets what a finished job was about: prompt, caller's fields, webhook URL, images; in the webhook log
+ * too. Usage and ledger stay.
  *
  * The caller then removes the objects; a crash in between is mended by repeating the call, which returns
  * the same keys again.
@@ -148,6 +150,7 @@ export async function markJobDeleted(
       .update(job)
       .set({ prompt: null, callerFields: {}, webhookUrl: null, deletedAt: now })
       .where(eq(job.id, input.jobId))
+    await forgetJobInWebhooks(tx, input.jobId)
     const keys = await tx.sql<{ object_key: string }[]>`
       select distinct o.object_key from job_output o
        where o.job_id = ${input.jobId} and not exists (

@@ -80,7 +80,10 @@ export async function insertBalance(
 export type SetBudgetResult =
   | { ok: true }
   /** `credit_is_granted`: a prepaid org's credit is what it paid for; see `grantCredit`. */
-  | { ok: false; reason: 'below_committed' | 'not_found' | 'credit_is_granted' }
+  | {
+      ok: false
+      reason: 'below_committed' | 'negative_limit' | 'not_found' | 'credit_is_granted'
+    }
 
 /**
  * Changes limits of one level; a limit left out stays, null takes it away. A monthly limit counts the whole
@@ -98,9 +101,8 @@ export async function setBudget(
     month_limit_micros: input.monthLimitMicros?.toString() ?? input.monthLimitMicros,
     max_inflight: input.maxInflight,
   })
-  const [row] = await db.sql<
-    { outcome: 'changed' | 'below_committed' | 'not_found' | 'credit_is_granted' }[]
-  >`
+  type Outcome = 'changed' | Extract<SetBudgetResult, { ok: false }>['reason']
+  const [row] = await db.sql<{ outcome: Outcome }[]>`
     select set_budget(${input.scope}, ${input.scopeId}, ${changes}::text::jsonb) as outcome`
   if (!row) throw new Error('set_budget returned no row')
   return row.outcome === 'changed' ? { ok: true } : { ok: false, reason: row.outcome }

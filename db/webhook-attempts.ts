@@ -26,15 +26,16 @@ export interface AttemptResult {
   error: string | null
 }
 
-/** What becomes of the delivery. `defer` also holds back the endpoint's other deliveries until then. */
+/** What becomes of the delivery. Until `deferUntil` nothing at all is sent to its endpoint. */
 export type AttemptVerdict =
   | { state: 'delivered' }
-  | { state: 'pending'; nextAttemptAt: Date; defer: boolean }
-  | { state: 'failed'; isGone: boolean }
+  | { state: 'pending'; nextAttemptAt: Date; deferUntil: Date | null }
+  | { state: 'failed'; isGone: boolean; deferUntil: Date | null }
 
 /**
  * Takes due deliveries, each for one caller at a time. Taking counts the attempt and sets the delivery due
- * again after the lease, so that one whose taker dies is repeated.
+ * again after the lease, so that one whose taker dies is repeated. Endpoints that asked for a pause are left
+ * alone, also for events that came since.
  *
  * @param input.leaseSeconds longer than one attempt can last
  * @param input.exceptOrgs orgs whose deliveries are left where they are
@@ -46,10 +47,11 @@ export async function claimDueDeliveries(
   const now = input.now.toISOString()
   const rows = await db.sql<ClaimRow[]>`
     with due as materialized (
-      select id from webhook_delivery
-       where state = 'pending' and next_attempt_at <= ${now}::timestamptz
-         and org_id <> all (${[...(input.exceptOrgs ?? [])]}::text[])
-       order by next_attempt_at limit ${input.limit} for update skip locked
+      select d.id from webhook_delivery d left join webhook_endpoint e on e.id = d.endpoint_id
+       where d.state = 'pending' and d.next_attempt_at <= ${now}::timestamptz
+         and d.org_id <> all (${[...(input.exceptOrgs ?? [])]}::text[])
+         and (e.deferred_until is null or e.deferred_until <= ${now}::timestamptz)
+       order by d.next_attempt_at limit ${input.limit} for update of d skip locked
     ), taken as (
       update webhook_delivery d set attempts = d.attempts + 1,
              next_attempt_at = ${now}::timestamptz + make_interval(secs => ${input.leaseSeconds})
@@ -66,6 +68,32 @@ export async function claimDueDeliveries(
   return rows.map(toClaimed)
 }
 
+/**
+ * Moves due deliveries of endpoints in a pause to its end, each at a moment of its own. `claimDueDeliveries`
+ * leaves them alone in any case; moved, they no longer stand before the deliveries that it may take, and do
+ * not all return together.
+ *
+ * @param input.spreadSeconds over which they come due after the pause
+ * @returns how many were moved
+ */
+export async function postponeDeferred(
+  db: Db,
+  input: { now: Date; limit: number; spreadSeconds: number },
+): Promise<number> {
+  const now = input.now.toISOString()
+  const moved = await db.sql`
+    update webhook_delivery d
+       set next_attempt_at = waiting.deferred_until + random() * make_interval(secs => ${input.spreadSeconds})
+      from (
+        select d.id, e.deferred_until
+          from webhook_endpoint e join webhook_delivery d on d.endpoint_id = e.id
+         where e.deferred_until > ${now}::timestamptz
+           and d.state = 'pending' and d.next_attempt_at <= ${now}::timestamptz
+         limit ${input.limit} for update of d skip locked) waiting
+     where d.id = waiting.id`
+  return moved.count
+}
+
 /** Gives up a delivery that nobody wants any more, without an attempt. */
 export async function cancelDelivery(db: Db, input: { deliveryId: string }): Promise<void> {
   await db.sql`
@@ -78,8 +106,11 @@ export async function cancelDelivery(db: Db, input: { deliveryId: string }): Pro
  * that comes after the delivery was taken again is logged and changes nothing else.
  *
  * A success ends the endpoint's run of failures. A failure starts one or, if the run has lasted
- * `disableAfterSeconds`, disables the endpoint: its waiting deliveries are canceled and the org's other
- * endpoints get an event.
+ * `disableAfterSeconds`, disables the endpoint: the org's other endpoints get an event, and what waits for
+ * this one is canceled as it comes up.
+ *
+ * Lock order: delivery, then endpoint. Nobody who holds an endpoint waits for a delivery, so any number of
+ * attempts to one endpoint can be recorded at once.
  */
 export async function recordAttempt(
   db: Db,
@@ -106,13 +137,7 @@ export async function recordAttempt(
        where id = ${delivery.id} and attempts = ${delivery.attempt} and state = 'pending'`
     if (changed.count === 0) return { isRecorded: false, isEndpointDisabled: false }
     if (delivery.endpoint === null) return { isRecorded: true, isEndpointDisabled: false }
-    const endpointId = delivery.endpoint.id
-    if (verdict.state === 'pending' && verdict.defer) {
-      await tx.sql`
-        update webhook_delivery set next_attempt_at = ${next}::timestamptz
-         where endpoint_id = ${endpointId} and state = 'pending'
-           and next_attempt_at < ${next}::timestamptz`
-    }
+    const { id: endpointId } = delivery.endpoint
     const isEndpointDisabled = await noteEndpointHealth(tx, { ...input, endpointId, endedAt })
     return { isRecorded: true, isEndpointDisabled }
   })
@@ -135,9 +160,11 @@ async function noteEndpointHealth(
     return false
   }
   const at = input.endedAt.toISOString()
+  const deferUntil = verdict.deferUntil?.toISOString() ?? null
   const isGone = verdict.state === 'failed' && verdict.isGone
   const [row] = await tx.sql<{ disabled: boolean }[]>`
-    update webhook_endpoint set failing_since = coalesce(failing_since, ${at}::timestamptz)
+    update webhook_endpoint set failing_since = coalesce(failing_since, ${at}::timestamptz),
+           deferred_until = greatest(deferred_until, ${deferUntil}::timestamptz)
      where id = ${endpointId} and enabled and deleted_at is null
     returning ${isGone} or failing_since <=
       ${at}::timestamptz - make_interval(secs => ${input.disableAfterSeconds}) as disabled`
@@ -153,9 +180,6 @@ async function disableEndpoint(
   const { endpointId, at, reason } = input
   await tx.sql`
     update webhook_endpoint set enabled = false, disabled_reason = ${reason} where id = ${endpointId}`
-  await tx.sql`
-    update webhook_delivery set state = 'canceled'
-     where endpoint_id = ${endpointId} and state = 'pending'`
   // An endpoint can be enabled and fail again: the moment keeps one event from hiding the next.
   await tx.sql`
     with event as (

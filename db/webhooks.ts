@@ -49,7 +49,8 @@ export async function findEndpoint(
 
 /**
  * Changes what is given and leaves the rest. Enabling clears the reason of a disabling and the memory of
- * failures. Deliveries under way use a new URL from their next attempt on.
+ * failures; both enabling and a new URL end a pause. Deliveries under way use a new URL from their next
+ * attempt on.
  *
  * @returns null when there is no such endpoint
  */
@@ -71,13 +72,15 @@ export async function updateEndpoint(
           enabled: input.enabled,
           disabledReason: input.enabled ? null : 'by_request',
           failingSince: null,
+          deferredUntil: null,
         }
   const [row] = await db.orm
     .update(webhookEndpoint)
     .set({
       // A statement that sets nothing is refused by the database; the id stays what it is.
       id: input.endpointId,
-      ...(input.url === undefined ? {} : { url: input.url }),
+      // The pause was asked for by the receiver at the old address.
+      ...(input.url === undefined ? {} : { url: input.url, deferredUntil: null }),
       ...(input.description === undefined ? {} : { description: input.description }),
       ...(input.eventTypes === undefined ? {} : { eventTypes: input.eventTypes }),
       ...switched,

@@ -50,20 +50,27 @@ export const RETRY_DELAYS_SECONDS: readonly number[] = [
 const JITTER = 0.1
 /** An endpoint that only fails for this long is switched off; its owner is told by event and by its state. */
 export const DISABLE_AFTER_SECONDS = 5 * 86_400
-/** Least pause for a receiver that says it is overloaded, for all its deliveries. */
+/** Least pause of an endpoint whose receiver says it is overloaded. */
 const SLOW_DOWN_SECONDS = 60
-/** Bound on what a receiver's Retry-After may ask for. */
-const MAX_DELAY_SECONDS = 86_400
+/** Bound on the pause that a receiver may ask for by Retry-After. */
+const MAX_PAUSE_SECONDS = 86_400
+/** How a receiver, or the proxy before it, says that there is too much for it. */
+const OVERLOADED: readonly number[] = [429, 502, 503, 504]
 
-export type DeliveryOutcome = 'delivered' | 'retried' | 'failed' | 'canceled' | 'superseded'
+export type DeliveryOutcome =
+  'delivered' | 'retried' | 'failed' | 'canceled' | 'superseded' | 'abandoned'
 
 /**
  * Makes one attempt for a claimed delivery and records it. At least once: a crash before the record repeats
  * the attempt after the claim's lease, with the same `webhook-id`.
+ *
+ * @param stop.isCut true once this process cuts its connections: an attempt without an answer then says
+ *   nothing of its receiver, so it is not recorded and the lease brings the delivery back
  */
 export async function deliver(
   deps: DeliverDeps,
   delivery: ClaimedDelivery,
+  stop: { readonly isCut: boolean } = { isCut: false },
 ): Promise<DeliveryOutcome> {
   if (!delivery.isWanted) {
     await cancelDelivery(deps.db, { deliveryId: delivery.id })
@@ -71,10 +78,11 @@ export async function deliver(
   }
   const startedAt = deps.now()
   const sent = await attempt(deps, delivery, startedAt)
+  if (stop.isCut && sent !== 'refused' && !sent.result.ok) return 'abandoned'
   const endedAt = deps.now()
   const verdict: AttemptVerdict =
     sent === 'refused'
-      ? { state: 'failed', isGone: false }
+      ? { state: 'failed', isGone: false, deferUntil: null }
       : judgeAttempt(sent.result, {
           attempt: delivery.attempt,
           at: endedAt,
@@ -97,7 +105,8 @@ export async function deliver(
 
 /**
  * What follows from an attempt. Success is 2xx and nothing else: a redirect is a failure, as following it
- * would send the event where nobody registered. 410 ends the delivery for good.
+ * would send the event where nobody registered. 410 ends the delivery for good. An overloaded receiver's
+ * endpoint pauses for as long as it asked, whatever the schedule of this one delivery says.
  *
  * @param context.attempt from 1
  * @param context.random in [0, 1)
@@ -108,18 +117,19 @@ export function judgeAttempt(
 ): AttemptVerdict {
   if (result.ok && result.statusCode >= 200 && result.statusCode < 300)
     return { state: 'delivered' }
-  if (result.ok && result.statusCode === 410) return { state: 'failed', isGone: true }
+  const isGone = result.ok && result.statusCode === 410
+  const after = (seconds: number) => new Date(context.at.getTime() + seconds * 1000)
+  const pauseSeconds = pauseOf(result)
+  const deferUntil = pauseSeconds === 0 ? null : after(pauseSeconds)
   const scheduled = RETRY_DELAYS_SECONDS[context.attempt]
-  if (scheduled === undefined) return { state: 'failed', isGone: false }
-  const asksForPause = result.ok && [429, 502, 503, 504].includes(result.statusCode)
-  const asked = asksForPause ? Math.min(result.retryAfterSeconds ?? 0, MAX_DELAY_SECONDS) : 0
-  const least = asksForPause ? Math.max(SLOW_DOWN_SECONDS, asked) : 0
-  const seconds = Math.max(scheduled, least) * (1 + JITTER * context.random)
-  return {
-    state: 'pending',
-    nextAttemptAt: new Date(context.at.getTime() + seconds * 1000),
-    defer: asksForPause,
-  }
+  if (isGone || scheduled === undefined) return { state: 'failed', isGone, deferUntil }
+  const seconds = Math.max(scheduled, pauseSeconds) * (1 + JITTER * context.random)
+  return { state: 'pending', nextAttemptAt: after(seconds), deferUntil }
+}
+
+function pauseOf(result: SendResult): number {
+  if (!result.ok || !OVERLOADED.includes(result.statusCode)) return 0
+  return Math.min(Math.max(SLOW_DOWN_SECONDS, result.retryAfterSeconds ?? 0), MAX_PAUSE_SECONDS)
 }
 
 /**

@@ -45,7 +45,7 @@ export function createSqsQueue(
     queueUrl: string
     region: string
     endpoint?: string
-    credentials?: { accessKeyId: string; secretAccessKey: string }
+    credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
   },
 ): DispatchQueue {
   const client = new SQSClient({

@@ -10,9 +10,15 @@ const shared = {
   PUBLIC_URL: z.url({ protocol: /^https?$/ }),
   SQS_QUEUE_URL: z.url(),
   SQS_ENDPOINT: z.url().optional(),
+  /** These three replace those of AWS for the queue alone, where queue and bucket are not of one account. */
+  SQS_REGION: z.string().optional(),
+  SQS_ACCESS_KEY_ID: z.string().optional(),
+  SQS_SECRET_ACCESS_KEY: z.string().optional(),
   AWS_REGION: z.string().default('us-east-1'),
   AWS_ACCESS_KEY_ID: z.string().optional(),
   AWS_SECRET_ACCESS_KEY: z.string().optional(),
+  /** Comes with keys that end after some hours. */
+  AWS_SESSION_TOKEN: z.string().optional(),
   S3_BUCKET: z.string().optional(),
   S3_ENDPOINT: z.url().optional(),
   /** 1: callers can reach the bucket, so that results may be fetched from it by a short presigned URL. */
@@ -21,7 +27,13 @@ const shared = {
   SYNC_WAIT_SECONDS: z.coerce.number().int().min(1).max(290).optional(),
 }
 
-const workersSchema = z.object({ ...shared, DATABASE_URL: shared.DATABASE_URL.optional() })
+const workersSchema = z.object({
+  ...shared,
+  DATABASE_URL: shared.DATABASE_URL.optional(),
+  // On Workers there is no other place where the SDK could find them.
+  AWS_ACCESS_KEY_ID: z.string(),
+  AWS_SECRET_ACCESS_KEY: z.string(),
+})
 export type WorkersEnv = z.output<typeof workersSchema>
 
 const nodeSchema = z.object({
@@ -57,13 +69,24 @@ export function parseNodeEnv(values: unknown): NodeEnv {
   return env
 }
 
+/** Half a pair would be a reason to look elsewhere, and to call as somebody that nobody named. */
+const PAIRS = [
+  ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'],
+  ['SQS_ACCESS_KEY_ID', 'SQS_SECRET_ACCESS_KEY'],
+] as const
+
+/** An empty variable counts as one that is not set: that is how compose files leave one out. */
 function parse<Schema extends z.ZodType>(schema: Schema, values: unknown): z.output<Schema> {
-  const parsed = schema.safeParse(values)
-  if (parsed.success) return parsed.data
-  const lines = parsed.error.issues.map((issue) => {
+  const entries: [string, unknown][] = Object.entries(values ?? {})
+  const given = new Map(entries.filter(([, value]) => value !== ''))
+  const parsed = schema.safeParse(Object.fromEntries(given))
+  const halves = PAIRS.filter(([id, secret]) => given.has(id) !== given.has(secret))
+  if (parsed.success && halves.length === 0) return parsed.data
+  const lines = (parsed.error?.issues ?? []).map((issue) => {
     const isMissing = issue.code === 'invalid_type' && issue.input === undefined
     return `  ${issue.path.join('.')}: ${isMissing ? 'is not set' : issue.message}`
   })
+  lines.push(...halves.map((names) => `  ${names.join(', ')}: one needs the other`))
   throw new Error(`The environment is not complete:\n${lines.join('\n')}`)
 }
 
@@ -72,11 +95,40 @@ export function syncWaitMs(env: { SYNC_WAIT_SECONDS?: number | undefined }): num
   return env.SYNC_WAIT_SECONDS === undefined ? LONGEST_WAIT_MS : env.SYNC_WAIT_SECONDS * 1000
 }
 
-/** Credentials when both halves are set; otherwise the SDK looks in the usual places. */
-export function awsCredentials(env: {
-  AWS_ACCESS_KEY_ID?: string | undefined
-  AWS_SECRET_ACCESS_KEY?: string | undefined
-}): { credentials?: { accessKeyId: string; secretAccessKey: string } } {
+/** Where a service is, and as whom it is called. */
+export interface AwsPlace {
+  region: string
+  endpoint?: string
+  /** Absent: the SDK looks in the usual places, such as a profile or the role of the machine. */
+  credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
+}
+
+/** How the queue is reached: by its own variables, else by those of AWS. */
+export function queuePlace(env: NodeEnv | WorkersEnv): AwsPlace {
+  const { SQS_ACCESS_KEY_ID: accessKeyId, SQS_SECRET_ACCESS_KEY: secretAccessKey } = env
+  const isOwn = accessKeyId !== undefined && secretAccessKey !== undefined
+  return {
+    region: env.SQS_REGION ?? env.AWS_REGION,
+    ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
+    ...(isOwn ? { credentials: { accessKeyId, secretAccessKey } } : awsCredentials(env)),
+  }
+}
+
+/** How the bucket is reached. */
+export function bucketPlace(env: NodeEnv | WorkersEnv): AwsPlace {
+  return {
+    region: env.AWS_REGION,
+    ...(env.S3_ENDPOINT === undefined ? {} : { endpoint: env.S3_ENDPOINT }),
+    ...awsCredentials(env),
+  }
+}
+
+function awsCredentials(env: NodeEnv | WorkersEnv): Pick<AwsPlace, 'credentials'> {
   const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } = env
-  return accessKeyId && secretAccessKey ? { credentials: { accessKeyId, secretAccessKey } } : {}
+  if (accessKeyId === undefined || secretAccessKey === undefined) return {}
+  const { AWS_SESSION_TOKEN: sessionToken } = env
+  const credentials = { accessKeyId, secretAccessKey }
+  return {
+    credentials: sessionToken === undefined ? credentials : { ...credentials, sessionToken },
+  }
 }

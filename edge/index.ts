@@ -10,7 +10,7 @@ import { createKeyCache } from './auth.ts'
 import { createCatalogue } from './catalogue.ts'
 import type { Deps } from './deps.ts'
 import { createSqsQueue } from './enqueue.ts'
-import { awsCredentials, parseWorkersEnv, syncWaitMs } from './env.ts'
+import { bucketPlace, parseWorkersEnv, queuePlace, syncWaitMs } from './env.ts'
 import { createRateLimiter } from './limits.ts'
 import { createLostCalls } from './lost-calls.ts'
 import { createS3Objects } from './objects.ts'
@@ -48,13 +48,7 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-edge',
   })
-  const endpoint = (value: string | undefined) => (value === undefined ? {} : { endpoint: value })
-  const queue = createSqsQueue(db, {
-    queueUrl: env.SQS_QUEUE_URL,
-    region: env.AWS_REGION,
-    ...endpoint(env.SQS_ENDPOINT),
-    ...awsCredentials(env),
-  })
+  const queue = createSqsQueue(db, { queueUrl: env.SQS_QUEUE_URL, ...queuePlace(env) })
   const deps: Deps = {
     db,
     pepper: env.KEY_PEPPER,
@@ -63,10 +57,8 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     queue,
     objects: createS3Objects({
       bucket: env.S3_BUCKET,
-      region: env.AWS_REGION,
       isPublic: env.S3_PUBLIC === '1',
-      ...endpoint(env.S3_ENDPOINT),
-      ...awsCredentials(env),
+      ...bucketPlace(env),
     }),
     keys,
     limiter,

@@ -1,6 +1,6 @@
 import { expireOverdue } from '../billing/expire.ts'
 import { restageDispatch, takeDueDispatches } from '../db/outbox.ts'
-import { claimDueDeliveries } from '../db/webhook-attempts.ts'
+import { claimDueDeliveries, postponeDeferred } from '../db/webhook-attempts.ts'
 import type { ClaimedDelivery } from '../db/webhook-attempts.ts'
 import { deliver } from './deliver.ts'
 import type { DeliverDeps } from './deliver.ts'
@@ -18,6 +18,10 @@ const MAX_DELIVERIES_PER_ORG = 4
 const MAX_DELIVERIES_PER_SLOT = 25
 /** Longer than an attempt (15 s) with its two database calls; after it a delivery counts as lost by its taker. */
 const DELIVERY_LEASE_SECONDS = 60
+/** Over which the deliveries of an endpoint return after its pause; all at once would overload it again. */
+const PAUSE_SPREAD_SECONDS = 30
+/** Bound on one statement; the next call moves more. */
+const POSTPONE_LIMIT = 500
 /** Messages per call; the queue batches them. */
 const DISPATCH_LIMIT = 200
 /** The process that wrote a message sends it itself right away; younger ones are left to it. */
@@ -35,6 +39,14 @@ export interface DeliverySlots {
   free: number
   /** Deliveries under way of each org that has any. */
   byOrg: Map<string, number>
+}
+
+/** How a process that ends tells its deliveries. Both turn true and never back. */
+export interface DeliveryStop {
+  /** Nothing more is taken. */
+  isStopping: boolean
+  /** Connections are cut; see `deliver`. */
+  isCut: boolean
 }
 
 export function createDeliverySlots(places = DELIVERY_SLOTS): DeliverySlots {
@@ -86,26 +98,43 @@ export async function sendDueDispatches(deps: SweepDeps): Promise<number> {
 
 /**
  * Makes the attempts that are due. Every place takes one delivery at a time, so that none is claimed long
- * before it is sent, and opens the next place when it found something, so that an idle system costs one
- * statement. An org whose receivers hang keeps its own few places and delays nobody else.
+ * before it is sent, and opens the next place when it found something, so that an idle system costs two
+ * statements. An org whose receivers hang keeps its own few places and delays nobody else.
  *
  * @returns how many attempts were made
- * @throws the first database error, after the other places have finished
+ * @throws the first error of the database, after all places have finished, those opened later among them
  */
-export async function deliverDue(deps: SweepDeps, slots: DeliverySlots): Promise<number> {
+export async function deliverDue(
+  deps: SweepDeps,
+  slots: DeliverySlots,
+  stop: DeliveryStop = { isStopping: false, isCut: false },
+): Promise<number> {
+  await postponeDeferred(deps.db, {
+    now: deps.now(),
+    limit: POSTPONE_LIMIT,
+    spreadSeconds: PAUSE_SPREAD_SECONDS,
+  })
   let attempts = 0
-  const places: Promise<void>[] = []
+  const places = new Set<Promise<void>>()
+  const errors: Error[] = []
   const open = () => {
-    if (slots.free > 0) places.push(runPlace())
+    if (slots.free === 0) return
+    // Handled from its first moment: a rejection that nobody listens to would end the process.
+    const place = runPlace()
+      .catch((error: unknown) => {
+        errors.push(toError(error))
+      })
+      .finally(() => places.delete(place))
+    places.add(place)
   }
   const runPlace = async () => {
     slots.free -= 1
     try {
-      for (let count = 0; count < MAX_DELIVERIES_PER_SLOT; count++) {
+      for (let count = 0; count < MAX_DELIVERIES_PER_SLOT && !stop.isStopping; count++) {
         const next = await claim(deps, slots)
         if (next === undefined) return
         open()
-        await deliver(deps, next).finally(() => countOrg(slots, next.orgId, -1))
+        await deliver(deps, next, stop).finally(() => countOrg(slots, next.orgId, -1))
         attempts += 1
       }
     } finally {
@@ -113,10 +142,10 @@ export async function deliverDue(deps: SweepDeps, slots: DeliverySlots): Promise
     }
   }
   open()
-  let results: PromiseSettledResult<void>[] = []
   // Places open others while they run.
-  while (results.length < places.length) results = await Promise.allSettled(places)
-  throwFirst(results)
+  while (places.size > 0) await Promise.all(places)
+  const [first] = errors
+  if (first !== undefined) throw first
   return attempts
 }
 

@@ -110,6 +110,10 @@ export const endpointIdParam = z.object({
   endpoint_id: z.string().openapi({ example: 'whe_01k...' }),
 })
 
+export const deliveryIdParam = z.object({
+  delivery_id: z.string().openapi({ example: 'whd_01k...' }),
+})
+
 /** An endpoint as shown, without its secret. */
 export async function toWireEndpoint(
   pepper: string,
@@ -178,4 +182,9 @@ export function requireWebhookUrl(text: string, deps: { allowLoopbackWebhooks: b
 /** @throws ApiError, always */
 export function refuseEndpoint(endpointId: string): never {
   throw new ApiError('not_found', { message: `There is no webhook endpoint ${endpointId}.` })
+}
+
+/** @throws ApiError, always */
+export function refuseDelivery(deliveryId: string): never {
+  throw new ApiError('not_found', { message: `There is no delivery ${deliveryId}.` })
 }

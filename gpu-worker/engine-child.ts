@@ -1,5 +1,6 @@
 import { fork } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
 
 import { EngineError } from './engine-error.ts'
 import type { EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
@@ -32,11 +33,17 @@ const STDERR_TAIL = 500
 const CLOSE_TIMEOUT_MS = 2_000
 
 /**
- * Starts a process and opens the model in it.
+ * Starts a process and opens the model in it. Whatever fails, the process has ended when the call returns.
  *
- * @throws EngineError `model_invalid`, `engine_crashed`, or `engine_timeout` after `startTimeoutMs`
+ * @param signal ends the process while it opens the model
+ * @throws EngineError `model_invalid`, `provider_unavailable`, `engine_crashed`, `canceled`, or `engine_timeout` after
+ *   `startTimeoutMs`
  */
-export async function startChild(model: EngineModel, times: EngineTimes): Promise<EngineChild> {
+export async function startChild(
+  model: EngineModel,
+  times: EngineTimes,
+  signal?: AbortSignal,
+): Promise<EngineChild> {
   const child = fork(CHILD_FILE, [], {
     // This process's own flags may be a test runner's or a debugger's.
     execArgv: ['--disable-warning=ExperimentalWarning', '--experimental-strip-types'],
@@ -44,6 +51,9 @@ export async function startChild(model: EngineModel, times: EngineTimes): Promis
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   })
   const words = collectTail(child)
+  const onAbort = () => child.kill('SIGKILL')
+  signal?.addEventListener('abort', onAbort, { once: true })
+  if (signal?.aborted) onAbort()
   try {
     const opening = converse(child, words, {
       callId: null,
@@ -54,7 +64,11 @@ export async function startChild(model: EngineModel, times: EngineTimes): Promis
     return createChild({ child, words, info: await opening, times })
   } catch (error) {
     child.kill('SIGKILL')
-    throw error
+    await untilEnded(child)
+    if (!signal?.aborted) throw error
+    throw new EngineError('canceled', 'canceled while the model was opened', { cause: error })
+  } finally {
+    signal?.removeEventListener('abort', onAbort)
   }
 }
 
@@ -65,7 +79,7 @@ function createChild(parts: {
   times: EngineTimes
 }): EngineChild {
   const { child, words, info, times } = parts
-  const isAlive = () => child.connected && child.exitCode === null && child.signalCode === null
+  const isAlive = () => child.connected && !hasEnded(child)
   let lastCallId = 0
   return {
     info,
@@ -107,11 +121,10 @@ function createChild(parts: {
       }
     },
     async close() {
-      if (child.exitCode !== null || child.signalCode !== null) return
-      const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+      if (hasEnded(child)) return
       post(child, { type: 'close' })
       const timer = setTimeout(() => child.kill('SIGKILL'), CLOSE_TIMEOUT_MS)
-      await ended
+      await untilEnded(child)
       clearTimeout(timer)
     },
   }
@@ -168,9 +181,17 @@ function converse<Answer>(
       fail(new EngineError('engine_timeout', `no sign of the engine for ${options.silenceMs} ms`))
     }, options.silenceMs)
     child.on('message', onMessage).on('exit', onExit).on('error', onError)
-    if (child.exitCode !== null || child.signalCode !== null)
-      onExit(child.exitCode, child.signalCode)
+    if (hasEnded(child)) onExit(child.exitCode, child.signalCode)
   })
+}
+
+function hasEnded(child: ChildProcess): boolean {
+  // Without an id it was never there.
+  return child.pid === undefined || child.exitCode !== null || child.signalCode !== null
+}
+
+async function untilEnded(child: ChildProcess): Promise<void> {
+  if (!hasEnded(child)) await once(child, 'exit')
 }
 
 /** A message to a process that just ended is lost; its `exit` event settles the call. */

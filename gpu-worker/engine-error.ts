@@ -1,8 +1,9 @@
-/** What ended a call of the engine; the first four never succeed by trying again. */
+/** What ended a call of the engine; the first five never succeed by trying again. */
 export type EngineErrorCode =
   | 'invalid_request'
   | 'canceled'
   | 'model_invalid'
+  | 'provider_unavailable'
   | 'engine_closed'
   | 'engine_busy'
   | 'engine_crashed'
@@ -13,6 +14,7 @@ const FINAL_CODES: ReadonlySet<EngineErrorCode> = new Set([
   'invalid_request',
   'canceled',
   'model_invalid',
+  'provider_unavailable',
   'engine_closed',
 ])
 

@@ -14,8 +14,8 @@ const calls = new Map<number, AbortController>()
 // The parent decides what an interrupt means; the terminal sends it to the whole process group.
 process.on('SIGINT', () => {})
 process.on('SIGTERM', () => {})
-// A parent that is gone cannot use a result.
-process.on('disconnect', () => process.exit(0))
+// A parent that is gone cannot use a result. An orderly exit would wait for a read that hangs on a lost disk.
+process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
 process.on('message', (command: EngineCommand) => void handle(command))
 
 async function handle(command: EngineCommand): Promise<void> {

@@ -17,7 +17,7 @@ export interface Engine {
    *   call starts a new process.
    */
   generate(request: ImageRequest, hooks?: GenerateHooks): Promise<ImageResult>
-  /** Ends the process and with it a running call. Safe to repeat. */
+  /** Ends the process, a starting one too, and with it a running call. Safe to repeat. */
   close(): Promise<void>
 }
 
@@ -33,19 +33,41 @@ const DEFAULT_TIMES: EngineTimes = {
 /**
  * Opens a model in a process of its own: native crashes and a blocked event loop stay there.
  *
- * @throws EngineError `model_invalid` when the checkpoint cannot be used
+ * @param options.signal ends the opening
+ * @throws EngineError `model_invalid` when the checkpoint cannot be used, `provider_unavailable`, `canceled`
  */
-export async function startEngine(options: EngineModel & Partial<EngineTimes>): Promise<Engine> {
-  const { modelDir, threads, provider, ...ownTimes } = options
+export async function startEngine(
+  options: EngineModel & Partial<EngineTimes> & { signal?: AbortSignal },
+): Promise<Engine> {
+  const { modelDir, threads, provider, signal, ...ownTimes } = options
   const times = { ...DEFAULT_TIMES, ...ownTimes }
   const model: EngineModel = {
     modelDir,
     ...(threads === undefined ? {} : { threads }),
     ...(provider === undefined ? {} : { provider }),
   }
-  let child = await startChild(model, times)
-  let isBusy = false
-  let isClosed = false
+  if (provider === 'cuda') {
+    process.emitWarning('provider cuda is not proven: this code has only run on processors', {
+      code: 'PROVIDER_UNPROVEN',
+    })
+  }
+  const closing = new AbortController()
+  let child = await startChild(model, times, signal)
+  let running: Promise<unknown> | null = null
+
+  const makePicture = async (request: ImageRequest, hooks: GenerateHooks) => {
+    try {
+      if (!child.isAlive()) {
+        const ends = hooks.signal ? [closing.signal, hooks.signal] : [closing.signal]
+        child = await startChild(model, times, AbortSignal.any(ends))
+      }
+      closing.signal.throwIfAborted()
+      return await child.generate(request, hooks)
+    } catch (cause) {
+      if (!closing.signal.aborted) throw cause
+      throw new EngineError('engine_closed', 'the engine was closed', { cause })
+    }
+  }
   return {
     get info() {
       return child.info
@@ -54,24 +76,22 @@ export async function startEngine(options: EngineModel & Partial<EngineTimes>): 
       return child.pid
     },
     async generate(request, hooks = {}) {
-      if (isClosed) throw new EngineError('engine_closed', 'the engine is closed')
-      if (isBusy) throw new EngineError('engine_busy', 'the engine is making another picture')
+      if (closing.signal.aborted) throw new EngineError('engine_closed', 'the engine is closed')
+      if (running) throw new EngineError('engine_busy', 'the engine is making another picture')
       if (hooks.signal?.aborted) throw new EngineError('canceled', 'canceled before the start')
-      isBusy = true
+      const call = makePicture(request, hooks)
+      running = call.catch(() => {})
       try {
-        if (!child.isAlive()) child = await startChild(model, times)
-        if (isClosed) await child.close()
-        return await child.generate(request, hooks)
-      } catch (error) {
-        if (isClosed)
-          throw new EngineError('engine_closed', 'the engine was closed', { cause: error })
-        throw error
+        return await call
       } finally {
-        isBusy = false
+        running = null
       }
     },
     async close() {
-      isClosed = true
+      closing.abort()
+      await child.close()
+      // A process that was starting in place of a crashed one is no child yet.
+      await running
       await child.close()
     },
   }

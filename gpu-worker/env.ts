@@ -1,7 +1,7 @@
 import { hostname } from 'node:os'
 import { z } from 'zod'
 
-const optional = z.string().min(1).optional()
+const optional = z.string().optional()
 
 const schema = z
   .object({
@@ -10,9 +10,14 @@ const schema = z
     /** Without it dead letters are left to somebody else. */
     SQS_DLQ_URL: z.url().optional(),
     SQS_ENDPOINT: z.url().optional(),
+    /** These three replace those of AWS for the queue alone, where queue and bucket are not of one account. */
+    SQS_REGION: optional,
+    SQS_ACCESS_KEY_ID: optional,
+    SQS_SECRET_ACCESS_KEY: optional,
     AWS_REGION: z.string().default('us-east-1'),
     AWS_ACCESS_KEY_ID: optional,
     AWS_SECRET_ACCESS_KEY: optional,
+    /** Comes with keys that end after some hours. */
     AWS_SESSION_TOKEN: optional,
     OBJECT_DIR: optional,
     S3_BUCKET: optional,
@@ -44,23 +49,65 @@ export function readWorkerEnv(): WorkerEnv {
   return parseWorkerEnv(process.env)
 }
 
-/** @throws naming every bad or missing variable at once, never its value */
+/** Half a pair would be a reason to look elsewhere, and to call as somebody that nobody named. */
+const PAIRS = [
+  ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'],
+  ['SQS_ACCESS_KEY_ID', 'SQS_SECRET_ACCESS_KEY'],
+] as const
+
+/**
+ * An empty variable counts as one that is not set: that is how compose files leave one out.
+ *
+ * @throws naming every bad or missing variable at once, never its value
+ */
 export function parseWorkerEnv(values: Record<string, string | undefined>): WorkerEnv {
-  const parsed = schema.safeParse(values)
-  if (parsed.success) return parsed.data
-  const lines = parsed.error.issues.map(({ path, message }) => {
+  const given = new Map(Object.entries(values).filter(([, value]) => value))
+  const parsed = schema.safeParse(Object.fromEntries(given))
+  const halves = PAIRS.filter(([id, secret]) => given.has(id) !== given.has(secret))
+  if (parsed.success && halves.length === 0) return parsed.data
+  const lines = (parsed.error?.issues ?? []).map(({ path, message }) => {
     const name = path.join('.')
-    const isMissing = name in schema.shape && values[name] === undefined
+    const isMissing = name in schema.shape && !given.has(name)
     return `  ${name}: ${isMissing ? 'is not set' : message}`
   })
+  lines.push(...halves.map((names) => `  ${names.join(', ')}: one needs the other`))
   throw new Error(`The environment is not complete:\n${lines.join('\n')}`)
 }
 
-/** Credentials when both halves are set and lasting; otherwise the SDK looks in the usual places. */
-export function awsCredentials(env: WorkerEnv): {
-  credentials?: { accessKeyId: string; secretAccessKey: string }
-} {
+/** Where a service is, and as whom it is called. */
+export interface AwsPlace {
+  region: string
+  endpoint?: string
+  /** Absent: the SDK looks in the usual places, such as a profile or the role of the machine. */
+  credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
+}
+
+/** How the queue is reached: by its own variables, else by those of AWS. */
+export function queuePlace(env: WorkerEnv): AwsPlace {
+  const { SQS_ACCESS_KEY_ID: accessKeyId, SQS_SECRET_ACCESS_KEY: secretAccessKey } = env
+  const isOwn = accessKeyId !== undefined && secretAccessKey !== undefined
+  return {
+    region: env.SQS_REGION ?? env.AWS_REGION,
+    ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
+    ...(isOwn ? { credentials: { accessKeyId, secretAccessKey } } : awsCredentials(env)),
+  }
+}
+
+/** How the bucket is reached. */
+export function bucketPlace(env: WorkerEnv): AwsPlace {
+  return {
+    region: env.AWS_REGION,
+    ...(env.S3_ENDPOINT === undefined ? {} : { endpoint: env.S3_ENDPOINT }),
+    ...awsCredentials(env),
+  }
+}
+
+function awsCredentials(env: WorkerEnv): Pick<AwsPlace, 'credentials'> {
   const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } = env
-  const isLasting = accessKeyId && secretAccessKey && env.AWS_SESSION_TOKEN === undefined
-  return isLasting ? { credentials: { accessKeyId, secretAccessKey } } : {}
+  if (accessKeyId === undefined || secretAccessKey === undefined) return {}
+  const { AWS_SESSION_TOKEN: sessionToken } = env
+  const credentials = { accessKeyId, secretAccessKey }
+  return {
+    credentials: sessionToken === undefined ? credentials : { ...credentials, sessionToken },
+  }
 }

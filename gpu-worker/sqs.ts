@@ -14,7 +14,7 @@ export interface QueueSettings {
   /** Overrides the address, for servers other than AWS. */
   endpoint?: string
   /** Absent: the SDK looks in the usual places. */
-  credentials?: { accessKeyId: string; secretAccessKey: string }
+  credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
 }
 
 export interface QueueMessage {

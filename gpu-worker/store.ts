@@ -66,7 +66,7 @@ export function createS3Store(settings: {
   region: string
   /** For S3-compatible stores; path-style addressing is used with it. */
   endpoint?: string
-  credentials?: { accessKeyId: string; secretAccessKey: string }
+  credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
 }): PictureStore {
   const { bucket, endpoint, ...rest } = settings
   const client = new S3Client({

@@ -5,7 +5,7 @@ import { consumeJobs } from './consume.ts'
 import type { Log } from './consume.ts'
 import { consumeDeadLetters } from './dead-letter.ts'
 import type { Engine } from './engine.ts'
-import { awsCredentials } from './env.ts'
+import { bucketPlace, queuePlace } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import { startLeaseKeeper } from './lease.ts'
 import type { LeaseTimes } from './lease-thread.ts'
@@ -117,20 +117,7 @@ async function announce(db: Db, info: ModelInfo): Promise<void> {
   })
 }
 
-function queuePlace(env: WorkerEnv) {
-  return {
-    region: env.AWS_REGION,
-    ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
-    ...awsCredentials(env),
-  }
-}
-
 function createStore(env: WorkerEnv): PictureStore {
   if (env.S3_BUCKET === undefined) return createFileStore(env.OBJECT_DIR ?? '')
-  return createS3Store({
-    bucket: env.S3_BUCKET,
-    region: env.AWS_REGION,
-    ...(env.S3_ENDPOINT === undefined ? {} : { endpoint: env.S3_ENDPOINT }),
-    ...awsCredentials(env),
-  })
+  return createS3Store({ bucket: env.S3_BUCKET, ...bucketPlace(env) })
 }

@@ -14,6 +14,7 @@ CREATE TABLE "budget" (
 	"inflight" integer DEFAULT 0 NOT NULL,
 	"max_inflight" integer,
 	"soft_bp" integer[] DEFAULT '{}' NOT NULL,
+	CONSTRAINT "budget_limits_not_negative" CHECK (least("budget"."limit_micros", "budget"."month_limit_micros", "budget"."max_inflight") >= 0),
 	CONSTRAINT "budget_held_not_negative" CHECK ("budget"."held_micros" >= 0),
 	CONSTRAINT "budget_spent_not_negative" CHECK ("budget"."spent_micros" >= 0),
 	CONSTRAINT "budget_limit_holds" CHECK ("budget"."held_micros" + "budget"."spent_micros" <= "budget"."limit_micros"),
@@ -456,6 +457,7 @@ CREATE TABLE "webhook_endpoint" (
 	"enabled" boolean DEFAULT true NOT NULL,
 	"disabled_reason" text,
 	"failing_since" timestamp with time zone,
+	"deferred_until" timestamp with time zone,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"deleted_at" timestamp with time zone
 );
@@ -558,4 +560,5 @@ CREATE INDEX "webhook_delivery_due" ON "webhook_delivery" USING btree ("next_att
 CREATE INDEX "webhook_delivery_by_org" ON "webhook_delivery" USING btree ("org_id","id");--> statement-breakpoint
 CREATE INDEX "webhook_delivery_by_event" ON "webhook_delivery" USING btree ("event_id");--> statement-breakpoint
 CREATE INDEX "webhook_endpoint_by_org" ON "webhook_endpoint" USING btree ("org_id");--> statement-breakpoint
+CREATE INDEX "webhook_endpoint_deferred" ON "webhook_endpoint" USING btree ("deferred_until") WHERE "webhook_endpoint"."deferred_until" is not null;--> statement-breakpoint
 CREATE UNIQUE INDEX "webhook_event_once" ON "webhook_event" USING btree ("type","subject_id");

@@ -68,7 +68,19 @@ BEGIN
 END $$;
 --> statement-breakpoint
 
--- The start of the calendar month in UTC.
+-- The start of the calendar month, in UTC, in which an instant lies.
+CREATE FUNCTION month_of(p_at timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+  SELECT date_trunc('month', p_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+$$;
+--> statement-breakpoint
+
+-- The month in which a job counts: that of the start of the transaction that accepts it, as its created_at is.
 CREATE FUNCTION month_start() RETURNS timestamptz LANGUAGE sql STABLE AS $$
-  SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+  SELECT month_of(now())
+$$;
+--> statement-breakpoint
+
+-- The start of the month after the one that starts then.
+CREATE FUNCTION month_end(p_start timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+  SELECT (p_start AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC'
 $$;

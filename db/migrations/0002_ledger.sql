@@ -47,11 +47,28 @@ CREATE FUNCTION income_account(p_mode text) RETURNS text LANGUAGE sql IMMUTABLE 
 $$;
 --> statement-breakpoint
 
--- Prepaid credit of an org, once per source. Returns false when that source was granted before.
+-- Credit of a prepaid org, once per source. Returns false when that source was granted before. Other orgs are
+-- charged to other accounts: credit would cap what was unlimited and never be spent. SQLSTATE GP409 says in words
+-- why nothing was granted.
 CREATE FUNCTION grant_credit(p_org text, p_amount bigint, p_source text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  v_mode text;
 BEGIN
-  IF p_amount <= 0 THEN RAISE EXCEPTION 'credit must be positive, got %', p_amount; END IF;
+  IF p_amount <= 0 THEN
+    RAISE EXCEPTION 'credit must be positive, got %', p_amount USING ERRCODE = 'GP409';
+  END IF;
+  SELECT settlement_mode INTO v_mode FROM org WHERE id = p_org;
+  IF NOT FOUND THEN RAISE EXCEPTION 'there is no org %', p_org USING ERRCODE = 'GP409'; END IF;
+  IF v_mode <> 'prepaid' THEN
+    RAISE EXCEPTION 'org % is %; only a prepaid org has credit', p_org, v_mode USING ERRCODE = 'GP409';
+  END IF;
   IF NOT post_transfer('credit', p_source, 'clearing', 'prepaid:' || p_org, p_amount, 'posted') THEN
+    IF NOT EXISTS (SELECT 1 FROM ledger_txn t JOIN ledger_entry e ON e.txn_id = t.id
+                    WHERE t.kind = 'credit' AND t.source_id = p_source
+                      AND e.account_id = 'prepaid:' || p_org AND e.amount_micros = -p_amount) THEN
+      RAISE EXCEPTION 'source % was granted before, to another org or with another amount', p_source
+        USING ERRCODE = 'GP409';
+    END IF;
     RETURN false;
   END IF;
   UPDATE budget SET limit_micros = coalesce(limit_micros, 0) + p_amount

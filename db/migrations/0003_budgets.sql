@@ -15,11 +15,11 @@ CREATE FUNCTION budget_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE
 $$;
 --> statement-breakpoint
 
--- This month's row of a level; made when the month's first job comes. Only under the lock of the balance row.
-CREATE FUNCTION ensure_month(p_scope text, p_scope_id text, p_limit bigint) RETURNS void LANGUAGE sql AS $$
+-- A month's row of a level; made when the month's first job comes. Only under the lock of the balance row.
+CREATE FUNCTION ensure_month(p_scope text, p_scope_id text, p_month timestamptz, p_limit bigint) RETURNS void
+LANGUAGE sql AS $$
   INSERT INTO budget (id, scope, scope_id, kind, period_start, period_end, limit_micros)
-  VALUES (new_id('bud'), p_scope, p_scope_id, 'month', month_start(),
-          (month_start() AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC', p_limit)
+  VALUES (new_id('bud'), p_scope, p_scope_id, 'month', p_month, month_end(p_month), p_limit)
   ON CONFLICT (scope, scope_id, kind, period_start) DO NOTHING
 $$;
 --> statement-breakpoint
@@ -60,7 +60,7 @@ BEGIN
   IF v_balance.month_limit_micros IS NULL THEN RETURN ARRAY[v_balance.id]; END IF;
   v_month := hold_on_budget(p_scope, p_scope_id, 'month', month_start(), p_amount);
   IF v_month.id IS NULL THEN
-    PERFORM ensure_month(p_scope, p_scope_id, v_balance.month_limit_micros);
+    PERFORM ensure_month(p_scope, p_scope_id, month_start(), v_balance.month_limit_micros);
     v_month := hold_on_budget(p_scope, p_scope_id, 'month', month_start(), p_amount);
   END IF;
   RETURN ARRAY[v_balance.id, v_month.id];
@@ -68,21 +68,25 @@ END $$;
 --> statement-breakpoint
 
 -- A monthly limit that is set in mid-month counts the whole month: what was accepted since its start gets a leg.
+-- The month is that of the clock, under the lock of the balance row, which the caller holds: its transaction may
+-- have begun before the midnight at which jobs of the next month took the row. A month that has ended is left as
+-- it was; one that others have begun is limited with this one.
 CREATE FUNCTION set_month_limit(b budget, p_limit bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+  v_month constant timestamptz := month_of(clock_timestamp());
   v_org constant text := CASE b.scope WHEN 'org' THEN b.scope_id
     WHEN 'team' THEN (SELECT org_id FROM team WHERE id = b.scope_id)
     ELSE (SELECT org_id FROM api_key WHERE id = b.scope_id) END;
 BEGIN
   IF p_limit IS NOT NULL AND b.month_limit_micros IS NULL THEN
-    PERFORM ensure_month(b.scope, b.scope_id, NULL);
+    PERFORM ensure_month(b.scope, b.scope_id, v_month, NULL);
     WITH month AS (
       SELECT id FROM budget
-       WHERE scope = b.scope AND scope_id = b.scope_id AND kind = 'month' AND period_start = month_start()
+       WHERE scope = b.scope AND scope_id = b.scope_id AND kind = 'month' AND period_start = v_month
     ), missing AS (
       SELECT month.id AS month_id, r.id, r.state, r.amount_micros, r.captured_micros
         FROM month, job j JOIN reservation r ON r.job_id = j.id
-       WHERE j.org_id = v_org AND r.created_at >= month_start()
+       WHERE j.org_id = v_org AND r.created_at >= v_month AND r.created_at < month_end(v_month)
          AND CASE b.scope WHEN 'key' THEN j.key_id WHEN 'team' THEN j.team_id ELSE j.org_id END = b.scope_id
          AND NOT EXISTS (SELECT 1 FROM reservation_leg l WHERE l.reservation_id = r.id AND l.budget_id = month.id)
     ), legs AS (
@@ -96,7 +100,7 @@ BEGIN
       FROM sums WHERE budget.id = sums.month_id;
   END IF;
   UPDATE budget SET limit_micros = p_limit
-   WHERE scope = b.scope AND scope_id = b.scope_id AND kind = 'month' AND period_start = month_start();
+   WHERE scope = b.scope AND scope_id = b.scope_id AND kind = 'month' AND period_start >= v_month;
 END $$;
 --> statement-breakpoint
 
@@ -108,6 +112,10 @@ BEGIN
   SELECT * INTO b FROM budget
    WHERE scope = p_scope AND scope_id = p_scope_id AND kind = 'balance' FOR NO KEY UPDATE;
   IF NOT FOUND THEN RETURN 'not_found'; END IF;
+  IF least((p_changes->>'limit_micros')::bigint, (p_changes->>'month_limit_micros')::bigint,
+           (p_changes->>'max_inflight')::bigint) < 0 THEN
+    RETURN 'negative_limit';
+  END IF;
   -- What was paid ahead is in the ledger; a limit changed beside it would part the two.
   IF p_changes ? 'limit_micros' AND p_scope = 'org'
      AND EXISTS (SELECT 1 FROM org WHERE id = p_scope_id AND settlement_mode = 'prepaid') THEN

@@ -51,6 +51,10 @@ export const budget = pgTable(
   },
   (t) => [
     uniqueIndex('budget_period_once').on(t.scope, t.scopeId, t.kind, t.periodStart),
+    check(
+      'budget_limits_not_negative',
+      sql`least(${t.limitMicros}, ${t.monthLimitMicros}, ${t.maxInflight}) >= 0`,
+    ),
     check('budget_held_not_negative', sql`${t.heldMicros} >= 0`),
     check('budget_spent_not_negative', sql`${t.spentMicros} >= 0`),
     check('budget_limit_holds', sql`${t.heldMicros} + ${t.spentMicros} <= ${t.limitMicros}`),

@@ -30,10 +30,17 @@ export const webhookEndpoint = pgTable(
     disabledReason: text('disabled_reason'),
     /** First failure since the last success; five days of it disable the endpoint. */
     failingSince: timestamp('failing_since', { withTimezone: true }),
+    /** Its receiver is overloaded: until then nothing is sent to it. */
+    deferredUntil: timestamp('deferred_until', { withTimezone: true }),
     createdAt: timestamp('created_at', { withTimezone: true }).notNull().defaultNow(),
     deletedAt: timestamp('deleted_at', { withTimezone: true }),
   },
-  (t) => [index('webhook_endpoint_by_org').on(t.orgId)],
+  (t) => [
+    index('webhook_endpoint_by_org').on(t.orgId),
+    index('webhook_endpoint_deferred')
+      .on(t.deferredUntil)
+      .where(sql`${t.deferredUntil} is not null`),
+  ],
 )
 
 /** Something that happened, once. Written in the transaction that made it true. */

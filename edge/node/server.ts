@@ -5,7 +5,7 @@ import { createKeyCache } from '../auth.ts'
 import { createCatalogue } from '../catalogue.ts'
 import type { Deps } from '../deps.ts'
 import { createSqsQueue } from '../enqueue.ts'
-import { awsCredentials, syncWaitMs } from '../env.ts'
+import { bucketPlace, queuePlace, syncWaitMs } from '../env.ts'
 import type { NodeEnv } from '../env.ts'
 import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
@@ -19,11 +19,16 @@ import { createNodeWebhookSender } from './webhook-sender.ts'
 export interface Gateway {
   /** Where it listens, such as `http://127.0.0.1:8787`. */
   readonly url: string
-  /** Takes no new calls, lets running ones end for up to five seconds, stops the sweep. Safe to repeat. */
+  /**
+   * Takes no new calls, lets running ones end for up to three seconds and the sweep for two, side by side,
+   * then ends what they stood on. Safe to repeat.
+   */
   stop(): Promise<void>
 }
 
-const DRAIN_TIMEOUT_MS = 5_000
+const DRAIN_TIMEOUT_MS = 3_000
+/** By then nobody waits for a statement; only one that hangs is still open. */
+const DATABASE_CLOSE_SECONDS = 1
 const DRAIN_POLL_MS = 50
 /** Above the 60 s of common load balancers, which would otherwise reuse a connection that is just closing. */
 const KEEP_ALIVE_MS = 65_000
@@ -48,9 +53,7 @@ export async function startGateway(
   const now = () => new Date()
   const queue = createSqsQueue(db, {
     queueUrl: env.SQS_QUEUE_URL,
-    region: env.AWS_REGION,
-    ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
-    ...awsCredentials(env),
+    ...queuePlace(env),
   })
   const base = { db, pepper: env.KEY_PEPPER, now, sendWebhook: sender.send, allowLoopbackWebhooks }
   const sweep = startSweepLoop({ ...base, queue }, (part, error) =>
@@ -80,10 +83,9 @@ export async function startGateway(
   const stop = async () => {
     // Calls that wait for a picture get its task id now, and not a cut connection.
     deps.waiter.stop()
-    await server.close()
-    await sweep.stop()
+    await Promise.all([server.close(), sweep.stop(sender.close)])
     await sender.close()
-    await closeDatabase(db)
+    await closeDatabase(db, { timeoutSeconds: DATABASE_CLOSE_SECONDS })
   }
   return { url: server.url, stop: () => (stopped ??= stop()) }
 }
@@ -92,10 +94,8 @@ function createObjects(env: NodeEnv): ObjectStore {
   if (env.S3_BUCKET === undefined) return createFileObjects(env.OBJECT_DIR ?? '')
   return createS3Objects({
     bucket: env.S3_BUCKET,
-    region: env.AWS_REGION,
     isPublic: env.S3_PUBLIC === '1',
-    ...(env.S3_ENDPOINT === undefined ? {} : { endpoint: env.S3_ENDPOINT }),
-    ...awsCredentials(env),
+    ...bucketPlace(env),
   })
 }
 

@@ -5,7 +5,7 @@ import {
   redispatchLost,
   sendDueDispatches,
 } from '../sweep.ts'
-import type { SweepDeps, SweepPart } from '../sweep.ts'
+import type { DeliveryStop, SweepDeps, SweepPart } from '../sweep.ts'
 
 /** Rhythm of each part. What callers wait for runs every second; what only mends, seldom. */
 const EVERY_MS: Readonly<Record<SweepPart, number>> = {
@@ -18,9 +18,17 @@ const EVERY_MS: Readonly<Record<SweepPart, number>> = {
 export interface SweepLoop {
   /** Sends messages and webhooks now and not at the next beat. Costs nothing when called in bursts. */
   poke(): void
-  /** Starts nothing new and waits for what runs. */
-  stop(): Promise<void>
+  /**
+   * Starts nothing new and waits for what runs. Webhook attempts whose receivers hang are cut after a short
+   * while; their leases bring them back in another process.
+   *
+   * @param cutWebhooks ends the sender's connections
+   */
+  stop(cutWebhooks: () => Promise<void>): Promise<void>
 }
+
+/** A receiver that has not answered by then is one of the slow ones, and waiting for it would hold the stop. */
+const CUT_AFTER_MS = 2_000
 
 /**
  * Runs every part of the sweep on its own beat, so that a slow receiver or a dead queue holds up nothing
@@ -33,9 +41,10 @@ export function startSweepLoop(
   onError: (part: SweepPart, error: unknown) => void,
 ): SweepLoop {
   const slots = createDeliverySlots()
+  const deliveryStop: DeliveryStop = { isStopping: false, isCut: false }
   const work: Record<SweepPart, () => Promise<number>> = {
     dispatch: () => sendDueDispatches(deps),
-    deliver: () => deliverDue(deps, slots),
+    deliver: () => deliverDue(deps, slots, deliveryStop),
     expire: () => expireDue(deps),
     redispatch: () => redispatchLost(deps),
   }
@@ -71,10 +80,16 @@ export function startSweepLoop(
         run('deliver')
       })
     },
-    async stop() {
+    async stop(cutWebhooks) {
       isStopped = true
+      deliveryStop.isStopping = true
       for (const timer of timers) clearInterval(timer)
+      const cut = setTimeout(() => {
+        deliveryStop.isCut = true
+        void cutWebhooks()
+      }, CUT_AFTER_MS)
       while (running.size > 0) await Promise.all(running)
+      clearTimeout(cut)
     },
   }
 }

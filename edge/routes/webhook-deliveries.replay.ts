@@ -1,23 +1,31 @@
-import { createRoute, z } from '@hono/zod-openapi'
+import { createRoute } from '@hono/zod-openapi'
 import { replayDelivery } from '../../db/webhook-log.ts'
 import type { Deps } from '../deps.ts'
 import { ApiError } from '../errors.ts'
 import { KEY_ERRORS, createRouter, errorResponses, jsonResponse } from '../openapi.ts'
-import { toWireDelivery, wireDelivery } from '../webhook-contract.ts'
+import {
+  deliveryIdParam,
+  refuseDelivery,
+  toWireDelivery,
+  wireDelivery,
+} from '../webhook-contract.ts'
 
 const route = createRoute({
   method: 'post',
   path: '/v1/webhook-deliveries/{delivery_id}/replay',
   tags: ['Webhooks'],
   summary: 'Send an event once more to where it went',
-  request: {
-    params: z.object({ delivery_id: z.string().openapi({ example: 'whd_01k...' }) }),
-  },
+  request: { params: deliveryIdParam },
   responses: {
     202: jsonResponse(wireDelivery, 'The new delivery; the event keeps its id.'),
     ...errorResponses(...KEY_ERRORS, 'not_found', 'invalid_request'),
   },
 })
+
+const REFUSALS = {
+  endpoint_disabled: 'its endpoint is disabled or deleted; enable it first',
+  job_deleted: 'its job was deleted, and the URL with it',
+} as const
 
 /** `POST /v1/webhook-deliveries/{delivery_id}/replay`. Each call makes one delivery. */
 export function webhookDeliveriesReplay(deps: Deps) {
@@ -32,10 +40,9 @@ export function webhookDeliveriesReplay(deps: Deps) {
       deps.pokeSweep()
       return c.json(toWireDelivery(replayed.delivery), 202)
     }
-    if (replayed.reason === 'not_found')
-      throw new ApiError('not_found', { message: `There is no delivery ${deliveryId}.` })
+    if (replayed.reason === 'not_found') refuseDelivery(deliveryId)
     throw new ApiError('invalid_request', {
-      message: 'delivery_id: its endpoint is disabled or deleted; enable it first.',
+      message: `delivery_id: ${REFUSALS[replayed.reason]}.`,
       param: 'delivery_id',
     })
   })

@@ -49,7 +49,7 @@ export interface Checkpoint {
   hash(): Promise<string>
 }
 
-const TENSOR_FOLDERS: readonly TensorFolder[] = [
+export const TENSOR_FOLDERS: readonly TensorFolder[] = [
   'vision_language_encoder',
   'transformer',
   'vae',

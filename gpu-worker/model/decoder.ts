@@ -28,9 +28,13 @@ export interface DecoderOptions {
  *
  * Inputs: `ids` int64 [1, S]; `cos`, `sin` float32 [S + N - 1, width / 2] for those and the fed-back tokens;
  * `steps` int64 [], N - 1; `uniforms` float32 [N, 1] or `forced` int64 [N, 1]; `past_key_i`, `past_value_i`
- * [1, kv heads, P, head size] (P may be 0).
- * Outputs: `tokens` int64 [N, 1]; `key_i`, `value_i` with P + S + N - 1 rows; with logits also
- * `prompt_logits` [1, S, vocabulary] and `step_logits` [N - 1, vocabulary].
+ * float32 [1, kv heads, P, head size] (P may be 0).
+ * Outputs: `tokens` int64 [N, 1]; `key_i`, `value_i` float32 with P + S + N - 1 rows; from sampling also `mass` float32
+ * [N, 1], the probability of the tokens each was drawn from; with logits also `prompt_logits` [1, S, vocabulary] and
+ * `step_logits` [N - 1, vocabulary].
+ *
+ * The cache is of the compute type inside and float32 at the border: the binding passes no bfloat16, and widening
+ * and narrowing again keeps every bit.
  *
  * @source section order of the reference decoder: norms around both branches, rotary on the first dimensions
  */
@@ -45,19 +49,11 @@ export function buildDecoder(options: DecoderOptions): Uint8Array {
     options.choice === 'forced'
       ? g.input('forced', 'int64', ['draws', 1])
       : g.input('uniforms', 'float32', ['draws', 1])
+  const pastOf = (name: string) =>
+    castTo(g, g.input(name, 'float32', cacheShape(config, 'past')), compute)
   const past = layerIndexes(config).map((layer) => ({
-    key: g.input(`past_key_${layer}`, compute, [
-      1,
-      config.keyValueHeadCount,
-      'past',
-      config.headDim,
-    ]),
-    value: g.input(`past_value_${layer}`, compute, [
-      1,
-      config.keyValueHeadCount,
-      'past',
-      config.headDim,
-    ]),
+    key: pastOf(`past_key_${layer}`),
+    value: pastOf(`past_value_${layer}`),
   }))
   const length = slice(g, g.op('Shape', [ids]), 0, 1, 2)
   const rowsOf = (table: Value) =>
@@ -81,41 +77,50 @@ interface LoopStart {
   cos: Value
   sin: Value
   length: Value
-  first: Value
+  first: Choice
   cache: Cache[]
 }
 
-/** Feeds each chosen token back until all are written, and publishes tokens, cache and logits. */
+/** Feeds each chosen token back until all are written, and publishes tokens, cache, masses and logits. */
 function addLoop(g: GraphBuilder, options: DecoderOptions, start: LoopStart): void {
-  const { config, compute, withLogits } = options
+  const { config, withLogits } = options
   const carried = start.cache.flatMap((cache) => [cache.key, cache.value])
+  const hasMass = start.first.mass !== null
+  const rowCount = 1 + (hasMass ? 1 : 0) + (withLogits ? 1 : 0)
   const results = g.ops(
     'Loop',
-    [start.steps, null, start.first, ...carried],
-    1 + carried.length + (withLogits ? 2 : 1),
+    [start.steps, null, start.first.token, ...carried],
+    1 + carried.length + rowCount,
     { body: buildLoopBody(g, options, start) },
   )
-  const result = (index: number) => {
-    const value = results[index]
-    if (!value) throw new Error(`the loop has no output ${index}`)
+  // The last token came out as a row too.
+  const [, ...rest] = results
+  const take = () => {
+    const value = rest.shift()
+    if (!value) throw new Error('the loop has too few outputs')
     return value
   }
+  const publish = (value: Value, name: string) =>
+    g.output(castTo(g, value, 'float32'), name, 'float32', cacheShape(config, 'length'))
   for (const layer of layerIndexes(config)) {
-    g.output(result(1 + 2 * layer), `key_${layer}`, compute, cacheShape(config))
-    g.output(result(2 + 2 * layer), `value_${layer}`, compute, cacheShape(config))
+    publish(take(), `key_${layer}`)
+    publish(take(), `value_${layer}`)
   }
-  const written = result(1 + carried.length)
-  g.output(g.op('Concat', [start.first, written], { axis: 0 }), 'tokens', 'int64', ['draws', 1])
+  const tokens = g.op('Concat', [start.first.token, take()], { axis: 0 })
+  g.output(tokens, 'tokens', 'int64', ['draws', 1])
+  if (start.first.mass) {
+    const masses = g.op('Concat', [start.first.mass, take()], { axis: 0 })
+    g.output(masses, 'mass', 'float32', ['draws', 1])
+  }
   if (withLogits) {
-    const logits = result(2 + carried.length)
-    g.output(logits, 'step_logits', 'float32', ['steps', config.visionVocabularySize])
+    g.output(take(), 'step_logits', 'float32', ['steps', config.visionVocabularySize])
   }
 }
 
 /** One step: the token of the step before goes in, the next one comes out with the grown cache. */
 function buildLoopBody(g: GraphBuilder, options: DecoderOptions, start: LoopStart): Subgraph {
   const { config, compute } = options
-  const shape = cacheShape(config)
+  const shape = cacheShape(config, 'length')
   return g.subgraph('write_token', (b) => {
     const step = b.input('step', 'int64', [])
     const goesOn = b.input('goes_on', 'bool', [])
@@ -129,7 +134,7 @@ function buildLoopBody(g: GraphBuilder, options: DecoderOptions, start: LoopStar
     const pass = addPass(b, config, { ids, cos: rowOf(start.cos), sin: rowOf(start.sin), past })
     const logits = addHead(b, options, reshape(b, pass.hidden, [1, config.hiddenSize]))
     const next = b.op('Add', [step, b.scalar(1, 'int64')])
-    const token = chooseToken(b, options, logits, rowAt(b, start.draws, next))
+    const { token, mass } = chooseToken(b, options, logits, rowAt(b, start.draws, next))
     b.output(goesOn, 'goes_on_out', 'bool', [])
     b.output(token, 'token_out', 'int64', [1, 1])
     pass.cache.forEach((cache, layer) => {
@@ -137,6 +142,7 @@ function buildLoopBody(g: GraphBuilder, options: DecoderOptions, start: LoopStar
       b.output(cache.value, `loop_value_out_${layer}`, compute, shape)
     })
     b.output(reshape(b, token, [1]), 'written', 'int64', [1])
+    if (mass) b.output(reshape(b, mass, [1]), 'mass_of_step', 'float32', [1])
     if (options.withLogits) {
       const size = config.visionVocabularySize
       b.output(reshape(b, logits, [size]), 'logits', 'float32', [size])
@@ -144,8 +150,8 @@ function buildLoopBody(g: GraphBuilder, options: DecoderOptions, start: LoopStar
   })
 }
 
-function cacheShape(config: AutoregressiveConfig): (number | string)[] {
-  return [1, config.keyValueHeadCount, 'length', config.headDim]
+function cacheShape(config: AutoregressiveConfig, length: string): (number | string)[] {
+  return [1, config.keyValueHeadCount, length, config.headDim]
 }
 
 /** Final norm and vocabulary head: [S, hidden size] -> float32 [S, vocabulary]. */
@@ -162,9 +168,15 @@ function addHead(g: GraphBuilder, options: DecoderOptions, hidden: Value): Value
   return castTo(g, logits, 'float32')
 }
 
-function chooseToken(g: GraphBuilder, options: DecoderOptions, logits: Value, draw: Value): Value {
-  if (options.choice === 'forced') return draw
-  if (options.choice === 'likeliest') return pickLikeliest(g, logits)
+interface Choice {
+  token: Value
+  /** Null where nothing is drawn. */
+  mass: Value | null
+}
+
+function chooseToken(g: GraphBuilder, options: DecoderOptions, logits: Value, draw: Value): Choice {
+  if (options.choice === 'forced') return { token: draw, mass: null }
+  if (options.choice === 'likeliest') return { token: pickLikeliest(g, logits), mass: null }
   return sampleNucleus(g, logits, draw, options.sampling)
 }
 

@@ -15,14 +15,15 @@ export interface NucleusOptions {
  *
  * @param logits float32 [1, vocabulary]
  * @param uniform float32 [1, 1], in [0, 1)
- * @returns int64 [1, 1]
+ * @returns `token` int64 [1, 1]; `mass` float32 [1, 1], the probability of all tokens that could be drawn: NaN when the
+ *   logits are not finite, and the token then means nothing
  */
 export function sampleNucleus(
   g: GraphBuilder,
   logits: Value,
   uniform: Value,
   options: NucleusOptions,
-): Value {
+): { token: Value; mass: Value } {
   const { temperature, topP, codebookSize } = options
   const candidates = options.topK > 0 ? Math.min(options.topK, codebookSize) : codebookSize
   const inGrid = slice(g, logits, 1, 0, codebookSize)
@@ -42,7 +43,8 @@ export function sampleNucleus(
   // Rounding may carry the draw past the last kept token; it is the last one then.
   const last = g.op('Sub', [sum(isKept), g.scalar(1, 'float32')])
   const place = g.op('Min', [sum(castTo(g, passed, 'float32')), last])
-  return g.op('GatherElements', [ids, castTo(g, place, 'int64')], { axis: 1 })
+  const token = g.op('GatherElements', [ids, castTo(g, place, 'int64')], { axis: 1 })
+  return { token, mass }
 }
 
 /** The likeliest token, end marker included. @returns int64 [1, 1] */

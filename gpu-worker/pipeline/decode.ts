@@ -1,7 +1,7 @@
 import type { Checkpoint } from '../model/checkpoint.ts'
 import { buildVaeDecoder } from '../model/vae.ts'
 import type { StageOptions } from './glyph-encoder.ts'
-import { takeFloats } from './outputs.ts'
+import { requireFinite, takeFloats } from './outputs.ts'
 import { openSession } from './session.ts'
 
 export interface PixelDecoder {
@@ -10,6 +10,7 @@ export interface PixelDecoder {
    *
    * @param latents float32 [channels, rows, columns], as the denoiser leaves them
    * @returns float32 [3, rows * scale, columns * scale] in 0..1
+   * @throws EngineError `engine_failed` when the decoder gave a number that is not finite
    */
   decode(latents: Float32Array, grid: { rows: number; columns: number }): Promise<Float32Array>
   close(): Promise<void>
@@ -26,7 +27,11 @@ export async function openPixelDecoder(
   return {
     async decode(latents, { rows, columns }) {
       const shape = [1, config.latentChannels, rows, columns]
-      const results = await session.run({ latents: { data: latents, shape } }, ['image'])
+      const results = await session.run({ latents: { data: latents, shape } }, [
+        'image',
+        'magnitude',
+      ])
+      requireFinite(takeFloats(results, 'magnitude'), 'decode')
       return takeFloats(results, 'image')
     },
     close: () => session.close(),

@@ -1,6 +1,7 @@
 import type { AutoregressiveConfig } from '../model/config.ts'
 import type { RotaryTable } from '../model/rope.ts'
 import { rotaryRows } from '../model/rope.ts'
+import { requireFinite } from './outputs.ts'
 import type { Feeds, HostTensor, Session } from './session.ts'
 
 /** What decides each token: a uniform number per token, or the tokens themselves. */
@@ -15,7 +16,11 @@ export interface ChunkResult {
 }
 
 export interface DecoderRun {
-  /** Writes the next `count` tokens; the first call also reads the prompt. */
+  /**
+   * Writes the next `count` tokens; the first call also reads the prompt.
+   *
+   * @throws EngineError `engine_failed` when a token was drawn from numbers that are not finite
+   */
   write(count: number): Promise<ChunkResult>
 }
 
@@ -48,6 +53,7 @@ export function startDecoderRun(
       })
       const tokens = results.tokens?.data
       if (!(tokens instanceof BigInt64Array)) throw new Error('the decoder wrote no tokens')
+      if (results.mass?.data instanceof Float32Array) requireFinite(results.mass.data, 'tokens')
       cache = nextCache(config, results)
       fed += ids.length + count - 1
       written += count

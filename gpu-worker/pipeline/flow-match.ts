@@ -23,9 +23,9 @@ export function createSchedule(
 ): Schedule {
   const last = config.trainTimesteps
   const mu = config.maxShift * Math.sqrt(tokenCount / config.baseTokens) + config.baseShift
-  const timesteps = Array.from({ length: steps }, (_, step) =>
-    Math.trunc(last + (step * (1 - last)) / steps),
-  )
+  // In the order of numpy.linspace: another order rounds two of 99 steps to other integers.
+  const stride = (1 - last) / steps
+  const timesteps = Array.from({ length: steps }, (_, step) => Math.trunc(step * stride + last))
   const sigmas = new Float32Array(steps + 1)
   timesteps.forEach((timestep, step) => {
     sigmas[step] = mu / (mu + (last / timestep - 1))

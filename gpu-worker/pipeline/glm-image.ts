@@ -4,6 +4,7 @@ import { EngineError } from '../engine-error.ts'
 import { openCheckpoint } from '../model/checkpoint.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { SizeRules } from '../model/config.ts'
+import { requireMemory } from '../model/memory.ts'
 import { checkRequest } from './check-request.ts'
 import type { CheckedRequest } from './check-request.ts'
 import { openPixelDecoder } from './decode.ts'
@@ -16,7 +17,9 @@ import { openGlyphEncoder } from './glyph-encoder.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { createNoise } from './noise.ts'
 import { planGrids } from './prompt.ts'
-import type { HostTensor, Provider } from './session.ts'
+import { requireFinite } from './outputs.ts'
+import { requireProvider } from './session.ts'
+import type { Provider } from './session.ts'
 import { openVisualTokenWriter } from './visual-tokens.ts'
 
 export type { ImageFormat } from './encode.ts'
@@ -80,7 +83,8 @@ export interface Pipeline {
    *
    * Each run of a graph blocks the event loop; between runs the loop turns once and `signal` is looked at.
    *
-   * @throws EngineError `invalid_request` naming the field; `canceled` after an abort
+   * @throws EngineError `invalid_request` naming the field; `canceled` after an abort; `engine_failed` when a stage
+   *   gives numbers that are not finite
    */
   generate(request: ImageRequest, hooks: GenerateHooks): Promise<ImageResult>
   close(): Promise<void>
@@ -89,13 +93,16 @@ export interface Pipeline {
 /**
  * Opens a checkpoint folder for generation.
  *
- * @throws CheckpointError naming the file and what is wrong with it
+ * @throws CheckpointError naming the file and what is wrong with it, or the memory that is missing
+ * @throws EngineError `provider_unavailable`
  */
 export async function openPipeline(
   modelDir: string,
   options: { threads?: number; provider?: Provider } = {},
 ): Promise<Pipeline> {
+  await requireProvider(options.provider ?? 'cpu')
   const checkpoint = await openCheckpoint(modelDir)
+  if (options.provider !== 'cuda') await requireMemory(checkpoint)
   const stages = await openStages(checkpoint, options)
   const { serving } = checkpoint
   const info: ModelInfo = {
@@ -135,7 +142,7 @@ async function openStages(
   return {
     glyphs,
     glyphNull: await glyphs.encode(''),
-    writer: await openVisualTokenWriter(checkpoint, options),
+    writer: await openVisualTokenWriter(checkpoint, { ...options, compute }),
     denoiser: await openDenoiser(checkpoint, { ...options, compute }),
     decoder: await openPixelDecoder(checkpoint, options),
   }
@@ -194,7 +201,8 @@ async function prepareConditions(
   { prompt, width, height }: CheckedRequest,
   priorIds: readonly number[],
 ): Promise<DenoiseConditions> {
-  const glyph: HostTensor = await stages.glyphs.encode(prompt)
+  const glyph = await stages.glyphs.encode(prompt)
+  requireFinite(glyph.data, 'glyph')
   return stages.denoiser.prepare({ glyph, glyphNull: stages.glyphNull, priorIds, width, height })
 }
 
@@ -221,6 +229,7 @@ async function denoise(
       guidanceScale > 1,
     )
     if (unconditional) applyGuidance(conditional, unconditional, guidanceScale)
+    requireFinite(conditional, 'denoise')
     const [sigma = 0, sigmaNext = 0] = sigmas.subarray(step, step + 2)
     stepEuler(patches, conditional, { sigma, sigmaNext })
     await report(step + 1, steps)

@@ -17,7 +17,7 @@ export interface GlyphEncoder {
    * Encoder states of every quoted text of a prompt, one after another: float32 [length, size].
    * `encode('')` is the negative prompt.
    */
-  encode(prompt: string): Promise<HostTensor>
+  encode(prompt: string): Promise<HostTensor & { data: Float32Array }>
   close(): Promise<void>
 }
 

@@ -1,3 +1,4 @@
+import { EngineError } from '../engine-error.ts'
 import type { Feeds, HostTensor } from './session.ts'
 
 /** One output of a run. @throws Error (bug) when the graph has no such output */
@@ -12,4 +13,17 @@ export function takeFloats(results: Feeds, name: string): Float32Array {
   const { data } = takeTensor(results, name)
   if (!(data instanceof Float32Array)) throw new Error(`${name} is not float32`)
   return data
+}
+
+/**
+ * Broken weights and overflow would otherwise end as a grey picture that is delivered like any other.
+ *
+ * @throws EngineError `engine_failed` naming the stage when a number is NaN or infinite
+ */
+export function requireFinite(values: Float32Array, stage: string): void {
+  if (values.every((value) => Number.isFinite(value))) return
+  throw new EngineError(
+    'engine_failed',
+    `the model gave numbers that are not finite in stage ${stage}`,
+  )
 }

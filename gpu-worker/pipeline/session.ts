@@ -1,5 +1,8 @@
 import * as ort from 'onnxruntime-node'
 
+import { EngineError } from '../engine-error.ts'
+import { createGraph } from '../onnx/graph.ts'
+
 /** A named input or output of a graph. */
 export type Feeds = Record<string, HostTensor>
 
@@ -65,6 +68,28 @@ export async function openSession(
       )
     },
     close: () => session.release(),
+  }
+}
+
+/**
+ * Finds out whether a provider works at all, so that its absence is not taken for a fault of the model.
+ *
+ * @throws EngineError `provider_unavailable` with the cure
+ */
+export async function requireProvider(provider: Provider): Promise<void> {
+  if (provider === 'cpu') return
+  const g = createGraph({ name: 'probe', compute: 'float32' })
+  const x = g.input('x', 'float32', [1])
+  g.output(g.op('Add', [x, x]), 'y', 'float32', [1])
+  try {
+    await (await openSession(g.toBytes(), { provider })).close()
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new EngineError(
+      'provider_unavailable',
+      `provider ${provider} is not available: install onnxruntime's CUDA libraries (see .npmrc); ${reason}`,
+      { cause },
+    )
   }
 }
 

@@ -1,9 +1,9 @@
 import { startDecoderRun } from './decoder-run.ts'
+import type { StageOptions } from './glyph-encoder.ts'
 import { planPositions } from './positions.ts'
 import { openPromptRenderer, planGrids } from './prompt.ts'
 import type { Grid } from './prompt.ts'
 import { openSession } from './session.ts'
-import type { Provider } from './session.ts'
 import { openTokenizer } from './tokenizer.ts'
 import { createUniforms } from './uniforms.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
@@ -47,15 +47,16 @@ const CHUNK_TOKENS = 32
  */
 export async function openVisualTokenWriter(
   checkpoint: Checkpoint,
-  options: { threads?: number; provider?: Provider } = {},
+  options: StageOptions & { chunkTokens?: number },
 ): Promise<VisualTokenWriter> {
   const { autoregressive: config, generation } = checkpoint
+  const { chunkTokens = CHUNK_TOKENS } = options
   const tokenizer = await openTokenizer(checkpoint.dir)
   const renderer = await openPromptRenderer(checkpoint.dir)
   const graph = buildDecoder({
     config,
     tensors: await checkpoint.tensors('vision_language_encoder'),
-    compute: 'float32',
+    compute: options.compute,
     choice: 'nucleus',
     sampling: { ...generation, codebookSize: config.codebookSize },
     withLogits: false,
@@ -77,7 +78,7 @@ export async function openVisualTokenWriter(
       const run = startDecoderRun(session, config, { ids, rotary, draws })
       const written: number[] = []
       while (written.length < total) {
-        const chunk = await run.write(Math.min(CHUNK_TOKENS, total - written.length))
+        const chunk = await run.write(Math.min(chunkTokens, total - written.length))
         written.push(...chunk.tokens.map(Number))
         await hooks.onChunk(written.length, total)
       }

@@ -1,47 +1,29 @@
-import { GetObjectCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
+import { GetObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3'
 import { createHash } from 'node:crypto'
-import { Miniflare, convertV4MiniflareOptions } from 'miniflare'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createS3Objects } from '../../edge/objects.ts'
 import type { S3Settings } from '../../edge/objects.ts'
+import { startBucket } from '../support/bucket.ts'
+import type { TestBucket } from '../support/bucket.ts'
 
 const BYTES = Buffer.from('the bytes of a picture')
 const KEY = keyOf(BYTES)
-const credentials = { accessKeyId: 'access', secretAccessKey: 'secret' }
-let server: Miniflare
-let endpoint: string
-let writer: S3Client
+let server: TestBucket
 
 function keyOf(bytes: Buffer): string {
   const sha256 = createHash('sha256').update(bytes).digest('hex')
   return `images/${sha256.slice(0, 2)}/${sha256}.png`
 }
 
-/** A bucket whose server checks every signature. */
 beforeAll(async () => {
-  server = new Miniflare(
-    convertV4MiniflareOptions({
-      modules: true,
-      script: 'export default { fetch: () => new Response(null, { status: 404 }) }',
-      compatibilityDate: '2026-08-20',
-      cf: false,
-      host: '127.0.0.1',
-      port: 0,
-      r2Buckets: { PICTURES: { id: 'pictures', s3Credentials: credentials } },
-    }),
-  )
-  endpoint = new URL('/cdn-cgi/local/r2/s3', await server.ready).href
-  writer = new S3Client({ region: 'auto', endpoint, forcePathStyle: true, credentials })
+  server = await startBucket()
   await put(BYTES)
 })
-afterAll(async () => {
-  writer.destroy()
-  await server.dispose()
-})
+afterAll(() => server.close())
 
 async function put(bytes: Buffer): Promise<string> {
   const key = keyOf(bytes)
-  await writer.send(
+  await server.client.send(
     new PutObjectCommand({ Bucket: 'pictures', Key: key, Body: bytes, ContentType: 'image/png' }),
   )
   return key
@@ -49,10 +31,10 @@ async function put(bytes: Buffer): Promise<string> {
 
 function store(changes: Partial<S3Settings> = {}) {
   return createS3Objects({
-    bucket: 'pictures',
-    region: 'auto',
-    endpoint,
-    credentials,
+    bucket: server.name,
+    region: server.region,
+    endpoint: server.endpoint,
+    credentials: server.credentials,
     isPublic: true,
     ...changes,
   })
@@ -86,7 +68,7 @@ describe('S3 store', () => {
     expect(response.status).toBe(404)
     await response.body?.cancel()
     await expect(
-      writer.send(new GetObjectCommand({ Bucket: 'pictures', Key: key })),
+      server.client.send(new GetObjectCommand({ Bucket: 'pictures', Key: key })),
     ).rejects.toThrow()
   })
 

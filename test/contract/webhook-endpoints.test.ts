@@ -254,7 +254,7 @@ test('the loop on Node delivers soon after a poke, and stops', async () => {
   loop.poke()
   loop.poke()
   await receiver.waitFor(1)
-  await loop.stop()
+  await loop.stop(sender.close)
   expect(JSON.parse(receiver.received[0]!.body)).toMatchObject({ data: { job_id: jobId } })
   expect(receiver.received).toHaveLength(1)
   expect(errors).toEqual([])

@@ -8,7 +8,7 @@ import { setBudget } from '../../db/orgs.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { IMAGE_MICROS, createBareTenant, deliver, reserve } from '../support/jobs.ts'
+import { IMAGE_MICROS, createBareKey, createBareTenant, deliver, reserve } from '../support/jobs.ts'
 import type { BareTenant } from '../support/jobs.ts'
 
 let database: TestDatabase
@@ -120,6 +120,23 @@ describe('monthly limits', () => {
   })
 })
 
+test('a negative limit is refused by name, and by the table itself', async () => {
+  const { db } = database
+  const tenant = await createBareTenant(db)
+  const team = { scope: 'team', scopeId: tenant.teamId } as const
+  for (const limits of [{ creditMicros: -1n }, { monthLimitMicros: -1n }, { maxInflight: -1 }]) {
+    expect(await setBudget(db, { ...team, ...limits })).toEqual({
+      ok: false,
+      reason: 'negative_limit',
+    })
+    await expect(createBareKey(db, tenant.orgId, { team: limits })).rejects.toThrow(
+      /violates check constraint "budget_/,
+    )
+  }
+  expect(await setBudget(db, { ...team, monthLimitMicros: 0n })).toEqual({ ok: true })
+  expect(await reserve(db, tenant)).toMatchObject({ reason: 'budget_exceeded', scope: 'team' })
+})
+
 describe('credit', () => {
   test('one payment announced by twenty callers at once is granted once', async () => {
     const { db } = database
@@ -130,6 +147,36 @@ describe('credit', () => {
     expect(await buyImage(tenant)).toBe(true)
     const [, , org] = await readBalance(db, tenant)
     expect(org).toMatchObject({ scope: 'org', availableMicros: 2n * IMAGE_MICROS, inflight: 0 })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test.for(['postpaid', 'internal'] as const)(
+    'credit for an org that is %s is refused and caps nothing',
+    async (settlementMode) => {
+      const { db } = database
+      const tenant = await createBareTenant(db, { settlementMode })
+      const grant = { orgId: tenant.orgId, amountMicros: IMAGE_MICROS, sourceId: settlementMode }
+      await expect(grantCredit(db, grant)).rejects.toThrow(
+        `${tenant.orgId} is ${settlementMode}; only a prepaid org has credit`,
+      )
+      expect(await reserve(db, tenant, { n: 10 })).toMatchObject({ ok: true })
+      expect(await checkBooks(db)).toEqual([])
+    },
+  )
+
+  test('a source that was granted is no source for another org or another amount', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db, { settlementMode: 'prepaid' })
+    const other = await createBareTenant(db, { settlementMode: 'prepaid' })
+    const grant = { orgId: tenant.orgId, amountMicros: IMAGE_MICROS, sourceId: 'payment-2' }
+    expect(await grantCredit(db, grant)).toBe(true)
+    expect(await grantCredit(db, grant)).toBe(false)
+    for (const change of [{ orgId: other.orgId }, { amountMicros: IMAGE_MICROS + 1n }]) {
+      await expect(grantCredit(db, { ...grant, ...change })).rejects.toThrow('granted before')
+    }
+    await expect(grantCredit(db, { ...grant, orgId: 'org_none' })).rejects.toThrow('no org')
+    await expect(grantCredit(db, { ...grant, amountMicros: 0n })).rejects.toThrow('positive')
+    expect(await reserve(db, other)).toMatchObject({ reason: 'insufficient_credit' })
     expect(await checkBooks(db)).toEqual([])
   })
 

@@ -1,8 +1,9 @@
 import { Webhook } from 'standardwebhooks'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { settleJob } from '../../billing/settle.ts'
+import { openDatabase } from '../../db/client.ts'
 import { createId } from '../../db/ids.ts'
-import { claimDueDeliveries } from '../../db/webhook-attempts.ts'
+import { claimDueDeliveries, recordAttempt } from '../../db/webhook-attempts.ts'
 import { listDeliveries, replayDelivery } from '../../db/webhook-log.ts'
 import {
   deleteEndpoint,
@@ -11,7 +12,7 @@ import {
   rotateEndpointSecret,
   updateEndpoint,
 } from '../../db/webhooks.ts'
-import { RETRY_DELAYS_SECONDS } from '../../edge/deliver.ts'
+import { RETRY_DELAYS_SECONDS, deliver } from '../../edge/deliver.ts'
 import { createNodeWebhookSender } from '../../edge/node/webhook-sender.ts'
 import { createDeliverySlots, deliverDue, sweepOnce } from '../../edge/sweep.ts'
 import type { SweepDeps } from '../../edge/sweep.ts'
@@ -23,6 +24,7 @@ import type { BareTenant } from '../support/jobs.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
 import { startReceiver } from '../support/receiver.ts'
 import type { WebhookReceiver } from '../support/receiver.ts'
+import { startWire } from '../support/wire.ts'
 
 let database: TestDatabase
 let tenant: BareTenant
@@ -40,8 +42,8 @@ afterAll(async () => {
 beforeEach(async () => {
   receiver = await startReceiver()
   tenant = await createBareTenant(database.db)
-  // Ahead of the database's clock, so that rows it has dated are due.
-  clockMs = Date.now() + 1_000
+  // Well ahead of the database's clock, so that rows it has dated are due, however slow the machine is.
+  clockMs = Date.now() + 60_000
   await database.db.sql`update webhook_delivery set state = 'canceled' where state = 'pending'`
 })
 afterEach(() => receiver.close())
@@ -85,6 +87,9 @@ async function register(eventTypes: string[] = []) {
 async function log() {
   return listDeliveries(database.db, { orgId: tenant.orgId, limit: 50 })
 }
+
+/** In which all that a pause has held back comes due after it. */
+const AFTER_PAUSE_MS = 30_000
 
 const answerWith = (status: number) => {
   receiver.answer = (_request, response) => response.writeHead(status).end()
@@ -199,7 +204,7 @@ describe('delivery', () => {
     ])
   })
 
-  test('an overloaded receiver holds back all its deliveries, not those of others', async () => {
+  test('an overloaded receiver gets nothing until its pause is over, also no later events; others do', async () => {
     const slow = await register()
     await endJob()
     await endJob()
@@ -209,20 +214,75 @@ describe('delivery', () => {
     expect(await deliverDue(deps(), createDeliverySlots(1))).toBe(1)
     await endJob(receiver.url)
     answerWith(200)
-    // The job's own URL is another destination; the endpoint's second event was staged just now.
-    expect(await attemptDue()).toBe(2)
+    // The job's own URL is another destination; the endpoint's third event has come in the pause.
+    expect(await attemptDue()).toBe(1)
     clockMs += 599_000
     expect(await attemptDue()).toBe(0)
-    clockMs += 2_000
-    expect(await attemptDue()).toBe(2)
+    clockMs += 1_000 + AFTER_PAUSE_MS
+    expect(await attemptDue()).toBe(3)
+    expect((await log()).map((one) => one.delivery.state)).toEqual(Array(4).fill('delivered'))
     expect(
       (await findEndpoint(database.db, { orgId: tenant.orgId, endpointId: slow.id }))?.enabled,
     ).toBe(true)
   })
+
+  test('an old delivery that meets an overloaded receiver keeps its own schedule and delays no event by it', async () => {
+    await register()
+    answerWith(500)
+    await endJob()
+    for (const seconds of RETRY_DELAYS_SECONDS.slice(0, 5)) {
+      clockMs += seconds * 1000
+      expect(await attemptDue()).toBe(1)
+    }
+    clockMs += RETRY_DELAYS_SECONDS[5]! * 1000
+    answerWith(503)
+    expect(await attemptDue()).toBe(1)
+    answerWith(200)
+    await endJob()
+    expect(await attemptDue()).toBe(0)
+    clockMs += 60_000 + AFTER_PAUSE_MS
+    expect(await attemptDue()).toBe(1)
+    const [young, old] = await log()
+    expect(young!.delivery).toMatchObject({ state: 'delivered', attempts: 1 })
+    expect(old!.delivery).toMatchObject({ state: 'pending', attempts: 6 })
+    const waitMs = old!.delivery.nextAttemptAt.getTime() - clockMs
+    expect(waitMs).toBeGreaterThan(RETRY_DELAYS_SECONDS[6]! * 1000 - 120_000)
+  })
+
+  test('what a pause has held back comes due bit by bit after it', async () => {
+    await register()
+    for (let count = 0; count < 40; count++) await endJob()
+    answerWith(429)
+    expect(await deliverDue(deps(), createDeliverySlots(1))).toBe(1)
+    expect(await attemptDue()).toBe(0)
+    const due = (await log()).map((one) => one.delivery.nextAttemptAt.getTime() - clockMs)
+    for (const waitMs of due) {
+      expect(waitMs).toBeGreaterThanOrEqual(60_000)
+      expect(waitMs).toBeLessThanOrEqual(60_000 + AFTER_PAUSE_MS)
+    }
+    expect(Math.max(...due) - Math.min(...due)).toBeGreaterThan(AFTER_PAUSE_MS / 2)
+  })
+
+  test('a new address or being enabled again ends the pause of an endpoint', async () => {
+    const endpoint = await register()
+    for (const change of [{ url: `${receiver.url}2` }, { enabled: true }]) {
+      await endJob()
+      answerWith(429)
+      expect(await attemptDue()).toBe(1)
+      await updateEndpoint(database.db, {
+        orgId: tenant.orgId,
+        endpointId: endpoint.id,
+        ...change,
+      })
+      await endJob()
+      answerWith(200)
+      expect(await attemptDue()).toBe(1)
+    }
+  })
 })
 
 describe('endpoints that are switched off', () => {
-  test('410 disables at once, cancels what waits and tells the other endpoints', async () => {
+  test('410 disables at once: what waits is not sent, and the other endpoints are told', async () => {
     const gone = await register(['job.canceled'])
     const other = await startReceiver()
     await insertEndpoint(database.db, {
@@ -232,11 +292,14 @@ describe('endpoints that are switched off', () => {
       eventTypes: ['webhook_endpoint.disabled'],
     })
     await endJob()
+    await endJob()
     answerWith(410)
-    await attemptDue()
+    await deliverDue(deps(), createDeliverySlots(1))
     await endJob()
     await attemptDue()
     expect(receiver.received).toHaveLength(1)
+    const ofJobs = (await log()).filter((one) => one.event.type === 'job.canceled')
+    expect(ofJobs.map((one) => one.delivery.state).toSorted()).toEqual(['canceled', 'failed'])
     const state = await findEndpoint(database.db, { orgId: tenant.orgId, endpointId: gone.id })
     expect(state).toMatchObject({ enabled: false, disabledReason: 'gone' })
     expect(other.received.map((one) => JSON.parse(one.body))).toMatchObject([
@@ -265,6 +328,10 @@ describe('endpoints that are switched off', () => {
     clockMs += day
     await attemptDue()
     expect(await health()).toMatchObject({ enabled: false, disabledReason: 'failing' })
+    const sent = receiver.received.length
+    clockMs += day
+    await attemptDue()
+    expect(receiver.received).toHaveLength(sent)
     expect((await log())[0]?.delivery.state).toBe('canceled')
     await updateEndpoint(database.db, {
       orgId: tenant.orgId,
@@ -392,6 +459,33 @@ describe('crashes and concurrency', () => {
     })
   })
 
+  test('any number of attempts to one overloaded endpoint are recorded at once, none fails', async () => {
+    await register()
+    await Promise.all(Array.from({ length: 24 }, () => endJob()))
+    const now = new Date(clockMs)
+    const claimed = await claimDueDeliveries(database.db, { now, limit: 24, leaseSeconds: 60 })
+    expect(claimed).toHaveLength(24)
+    const deferUntil = new Date(clockMs + 600_000)
+    const recorded = await Promise.all(
+      claimed.map((delivery, index) =>
+        recordAttempt(database.db, {
+          delivery,
+          result: { startedAt: now, durationMs: 5, statusCode: 429, error: 'http_error' },
+          verdict: {
+            state: 'pending',
+            nextAttemptAt: new Date(deferUntil.getTime() + index),
+            deferUntil,
+          },
+          // The last ones find the endpoint failing for long enough, so disabling takes part.
+          disableAfterSeconds: index < 12 ? 432_000 : 0,
+        }),
+      ),
+    )
+    expect(recorded.every((one) => one.isRecorded)).toBe(true)
+    expect(recorded.filter((one) => one.isEndpointDisabled)).toHaveLength(1)
+    expect((await log()).map((one) => one.attempts.length)).toEqual(Array(24).fill(1))
+  })
+
   test('sweeps in several processes at once send every event once', async () => {
     await register()
     const jobs = await Promise.all(Array.from({ length: 30 }, () => endJob()))
@@ -426,6 +520,71 @@ describe('crashes and concurrency', () => {
     await expect(deliverDue(broken, slots)).rejects.toThrow('bug')
     expect(slots).toEqual(createDeliverySlots(3))
   })
+})
+
+test('a database error at one place is the error of that sweep; the other places go on and the process lives', async () => {
+  await endJob(receiver.url)
+  await endJob(receiver.url)
+  const lost: unknown[] = []
+  const onLost = (reason: unknown) => lost.push(reason)
+  process.on('unhandledRejection', onLost)
+  const wire = await startWire(database.url)
+  const db = openDatabase(wire.url)
+  const secondClaim = wire.trap({ when: 'before', sql: 'taken as', nth: 2 })
+  let answer = () => {}
+  const answered = new Promise<void>((resolve) => (answer = resolve))
+  const slots = createDeliverySlots(2)
+  const sweep = deliverDue(
+    deps({
+      db,
+      sendWebhook: async (request) => {
+        await answered
+        return sender.send(request)
+      },
+    }),
+    slots,
+  )
+  await secondClaim.reached
+  wire.cut()
+  await expect.poll(() => slots.free).toBe(1)
+  answer()
+  await expect(sweep).rejects.toThrow('CONNECTION_CLOSED')
+  process.off('unhandledRejection', onLost)
+  expect(lost).toEqual([])
+  expect(slots).toEqual(createDeliverySlots(2))
+  expect((await log()).map((one) => one.delivery.state)).toEqual(['delivered', 'delivered'])
+  await db.sql.end({ timeout: 0 })
+  await wire.close()
+})
+
+test('a process that stops takes no further delivery', async () => {
+  await endJob(receiver.url)
+  await endJob(receiver.url)
+  const stop = { isStopping: false, isCut: false }
+  const stopping = deps({
+    sendWebhook: (request) => {
+      stop.isStopping = true
+      return sender.send(request)
+    },
+  })
+  expect(await deliverDue(stopping, createDeliverySlots(1), stop)).toBe(1)
+  expect(receiver.received).toHaveLength(1)
+  expect(await attemptDue()).toBe(1)
+})
+
+test('an attempt that is cut is not held against its receiver; an answer that came in time is', async () => {
+  const stop = { isStopping: true, isCut: true }
+  await endJob(receiver.url)
+  const cut = deps({ sendWebhook: async () => ({ ok: false, error: 'connection_failed' }) })
+  const claim = async () => {
+    const now = new Date(clockMs)
+    const [taken] = await claimDueDeliveries(database.db, { now, limit: 1, leaseSeconds: 60 })
+    return taken!
+  }
+  expect(await deliver(cut, await claim(), stop)).toBe('abandoned')
+  expect((await log())[0]).toMatchObject({ delivery: { state: 'pending' }, attempts: [] })
+  clockMs += 60_000
+  expect(await deliver(deps(), await claim(), stop)).toBe('delivered')
 })
 
 test('an org whose receivers hang holds a few places and delays nobody else', async () => {

@@ -72,15 +72,26 @@ const RULES: Record<string, string> = {
      where o.settlement_mode = 'prepaid' and b.limit_micros - b.spent_micros <>
        (select coalesce(-sum(e.amount_micros), 0) from ledger_entry e
          where e.account_id = 'prepaid:' || o.id and e.phase = 'posted')`,
-  'a monthly limit counts every job accepted in its month, and states the limit that is set': `
+  'the newest month of a level counts every job accepted in it, and states the limit that is set': `
     select b.id from budget b
-      join budget m on m.scope = b.scope and m.scope_id = b.scope_id and m.kind = 'month'
-       and m.period_start <= now() and m.period_end > now()
+      join lateral (select m.* from budget m
+                     where m.scope = b.scope and m.scope_id = b.scope_id and m.kind = 'month'
+                     order by m.period_start desc limit 1) m on true
       left join job j on case b.scope when 'key' then j.key_id when 'team' then j.team_id else j.org_id end = b.scope_id
-      left join reservation r on r.job_id = j.id and r.created_at >= m.period_start
+      left join reservation r on r.job_id = j.id and r.created_at >= m.period_start and r.created_at < m.period_end
      where b.kind = 'balance' and b.month_limit_micros is not null
        and (m.limit_micros is distinct from b.month_limit_micros or (r.id is not null and not exists (
          select 1 from reservation_leg l where l.reservation_id = r.id and l.budget_id = m.id)))`,
+  'a month holds only what was accepted in it': `
+    select r.id from reservation r join reservation_leg l on l.reservation_id = r.id
+      join budget m on m.id = l.budget_id and m.kind = 'month'
+     where r.created_at < m.period_start or r.created_at >= m.period_end`,
+  'no limit is negative': `
+    select id from budget where limit_micros < 0 or month_limit_micros < 0 or max_inflight < 0`,
+  'what is charged and granted to an org lies on the account of its settlement mode': `
+    select e.id from ledger_entry e join ledger_account a on a.id = e.account_id join org o on o.id = a.org_id
+     where a.type <> case o.settlement_mode when 'prepaid' then 'prepaid'
+                     when 'postpaid' then 'receivable' else 'team_cost' end`,
   'the unit price is that of the price version': `
     select r.id from reservation r join price_version p on p.id = r.price_version_id
      where r.unit_micros <> (2 * p.price_micros + p.per_units) / (2 * p.per_units)`,

@@ -1,4 +1,4 @@
-import { cp, mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, open, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -15,6 +15,8 @@ export interface CheckpointCopies {
   shard(source: string): Promise<string>
   /** A plain copy. */
   copy(source: string): Promise<string>
+  /** A copy in which every element of one float32 tensor is `value`. */
+  fill(source: string, folder: string, tensor: string, value: number): Promise<string>
   remove(): Promise<void>
 }
 
@@ -42,6 +44,15 @@ export async function createCheckpointCopies(): Promise<CheckpointCopies> {
     async shard(source) {
       const target = await copy(source)
       for (const folder of TENSOR_FOLDERS) await shardFolder(join(target, folder), root)
+      return target
+    },
+    async fill(source, folder, tensor, value) {
+      const target = await copy(source)
+      const { file, offset, length } = (await openTensors(join(target, folder))).get(tensor)
+      const handle = await open(file, 'r+')
+      const bytes = new Uint8Array(new Float32Array(length / 4).fill(value).buffer)
+      await handle.write(bytes, 0, bytes.length, offset)
+      await handle.close()
       return target
     },
     remove: () => rm(root, { recursive: true, force: true }),

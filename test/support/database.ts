@@ -2,6 +2,9 @@ import { inject } from 'vitest'
 import { closeDatabase, openDatabase } from '../../db/client.ts'
 import type { Db } from '../../db/client.ts'
 
+/** Storms of calls on a machine that runs other things too queue longer than the product lets them. */
+const STATEMENT_TIMEOUT_MS = 30_000
+
 export interface TestDatabase {
   url: string
   db: Db
@@ -26,7 +29,10 @@ export async function createTestDatabase(
   }
   const url = new URL(inject('databaseUrl'))
   url.pathname = `/${name}`
-  const db = openDatabase(url.href, { maxConnections: options.maxConnections ?? 10 })
+  const db = openDatabase(url.href, {
+    maxConnections: options.maxConnections ?? 10,
+    statementTimeoutMs: STATEMENT_TIMEOUT_MS,
+  })
   return {
     url: url.href,
     db,

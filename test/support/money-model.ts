@@ -34,7 +34,8 @@ export interface MoneyModel {
   levels: ModelLevel[]
   keys: ModelKey[]
   jobs: ModelJob[]
-  sources: Set<number>
+  /** Images that each source was granted for. */
+  sources: Map<number, number>
 }
 
 export function createModel(world: World): MoneyModel {
@@ -53,7 +54,7 @@ export function createModel(world: World): MoneyModel {
     isRevoked: false,
     orders: new Map(),
   }))
-  return { isPrepaid: world.isPrepaid, levels, keys, jobs: [], sources: new Set() }
+  return { isPrepaid: world.isPrepaid, levels, keys, jobs: [], sources: new Map() }
 }
 
 /** Changes the model as the operation must change the books; returns the answers that are right. */
@@ -65,9 +66,13 @@ export function applyOp(model: MoneyModel, op: Op): Record<string, unknown>[] | 
       return applyLimit(model, op)
     case 'grant': {
       const [org] = model.levels
-      if (!model.isPrepaid || !org) return null
-      if (model.sources.has(op.source)) return [{ granted: false }]
-      model.sources.add(op.source)
+      if (!org) return null
+      if (!model.isPrepaid) return [{ thrown: true }]
+      const before = model.sources.get(op.source)
+      if (before !== undefined) {
+        return [before === op.images ? { granted: false } : { thrown: true }]
+      }
+      model.sources.set(op.source, op.images)
       org.limit = (org.limit ?? 0n) + BigInt(op.images) * IMAGE_MICROS
       return [{ granted: true }]
     }

@@ -23,7 +23,14 @@ export interface Wire {
   trap(moment: Moment): Trap
   /** Cuts every connection, as a network does. */
   cut(): void
+  /** From now on the open connections pass nothing on and stay open, as to a host that vanished; new ones work. */
+  silence(): void
   close(): Promise<void>
+}
+
+/** One connection with its two directions. */
+interface Line {
+  isSilent: boolean
 }
 
 interface Watch {
@@ -41,8 +48,16 @@ export async function startWire(databaseUrl: string): Promise<Wire> {
   const target = new URL(databaseUrl)
   const watches = new Set<Watch>()
   const sockets = new Set<Socket>()
-  const server = createServer((client) => {
-    const upstream = connect(Number(target.port), target.hostname)
+  const lines = new Set<Line>()
+  // An end is passed on by hand, so that a silent line does not answer it.
+  const server = createServer({ allowHalfOpen: true }, (client) => {
+    const upstream = connect({
+      port: Number(target.port),
+      host: target.hostname,
+      allowHalfOpen: true,
+    })
+    const line: Line = { isSilent: false }
+    lines.add(line)
     for (const socket of [client, upstream]) {
       sockets.add(socket)
       socket.setNoDelay(true)
@@ -50,7 +65,7 @@ export async function startWire(databaseUrl: string): Promise<Wire> {
     }
     client.on('close', () => upstream.destroy())
     upstream.on('close', () => client.destroy())
-    relay(client, upstream, watches)
+    relay(client, upstream, { watches, line })
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const url = new URL(databaseUrl)
@@ -70,6 +85,10 @@ export async function startWire(databaseUrl: string): Promise<Wire> {
       return { reached, release }
     },
     cut,
+    silence() {
+      for (const line of lines) line.isSilent = true
+      lines.clear()
+    },
     async close() {
       cut()
       await new Promise((resolve) => server.close(resolve))
@@ -85,7 +104,11 @@ const SYNC = 'S'
 /** The backend's word that a statement is done and committed. */
 const READY = 'Z'
 
-function relay(client: Socket, upstream: Socket, watches: Set<Watch>): void {
+function relay(
+  client: Socket,
+  upstream: Socket,
+  { watches, line }: { watches: Set<Watch>; line: Line },
+): void {
   const statements = new Map<string, string>()
   const pending: { watch: Watch; answer: number }[] = []
   let asked = 0
@@ -130,8 +153,8 @@ function relay(client: Socket, upstream: Socket, watches: Set<Watch>): void {
     answered += 1
     return due < 0 ? null : (pending.splice(due, 1)[0]?.watch ?? null)
   }, false)
-  pump(client, upstream, fromClient)
-  pump(upstream, client, fromServer)
+  pump(client, upstream, { line, split: fromClient })
+  pump(upstream, client, { line, split: fromServer })
 }
 
 /** Splits a byte stream into protocol messages and asks of each whether to stop before passing it on. */
@@ -157,7 +180,10 @@ function frames(inspect: (frame: Buffer) => Watch | null, hasUntypedStart: boole
 function pump(
   source: Socket,
   sink: Socket,
-  split: (chunk: Buffer) => { frame: Buffer; hold: Watch | null }[],
+  {
+    line,
+    split,
+  }: { line: Line; split: (chunk: Buffer) => { frame: Buffer; hold: Watch | null }[] },
 ): void {
   let turn = Promise.resolve()
   source.on('data', (chunk) => {
@@ -168,9 +194,13 @@ function pump(
           hold.onReached()
           await hold.released
         }
-        if (sink.writable) sink.write(frame)
+        if (sink.writable && !line.isSilent) sink.write(frame)
       }
     })
   })
-  source.on('end', () => void turn.then(() => sink.end()))
+  source.on('end', () => {
+    void turn.then(() => {
+      if (!line.isSilent) sink.end()
+    })
+  })
 }

@@ -1,12 +1,17 @@
+import { execFileSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { rename } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { EngineError, startEngine } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import type { ImageRequest, Progress } from '../../gpu-worker/pipeline/glm-image.ts'
+import { createCheckpointCopies } from '../support/checkpoints.ts'
 
-const MODEL_DIR = new URL('../../gpu-worker/checkpoint', import.meta.url).pathname
+const MODEL_DIR = fileURLToPath(new URL('../../gpu-worker/checkpoint', import.meta.url))
 const REQUEST: ImageRequest = {
   prompt: "A poster with 'Grand Opening'",
   width: 64,
@@ -166,19 +171,17 @@ describe('the engine', () => {
 })
 
 test('a process that does not react to a cancel is killed and the call counts as canceled', async () => {
-  const engine = await startEngine({ modelDir: MODEL_DIR, threads: 1, cancelTimeoutMs: 1 })
+  const engine = await startEngine({ modelDir: MODEL_DIR, threads: 1, cancelTimeoutMs: 100 })
   const pid = engine.pid!
   const controller = new AbortController()
   const outcome = await outcomeOf(
-    engine.generate(
-      { ...REQUEST, width: 1280, height: 1280 },
-      {
-        signal: controller.signal,
-        onProgress: ({ stage }) => {
-          if (stage === 'denoise') controller.abort()
-        },
+    engine.generate(REQUEST, {
+      signal: controller.signal,
+      onProgress: () => {
+        process.kill(pid, 'SIGSTOP')
+        controller.abort()
       },
-    ),
+    }),
   )
   expect(outcome).toMatchObject({ code: 'canceled' })
   expect((await engine.generate(REQUEST)).width).toBe(64)
@@ -208,4 +211,80 @@ test('a folder that is no checkpoint is refused with the file at fault', async (
   const outcome = await outcomeOf(startEngine({ modelDir: join(MODEL_DIR, 'vae') }))
   expect(outcome).toMatchObject({ code: 'model_invalid', retryable: false })
   expect((outcome as Error).message).toContain('vision_language_encoder/config.json')
+})
+
+const CUDA_LIBRARY =
+  'node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime_providers_cuda.so'
+
+test.skipIf(existsSync(CUDA_LIBRARY))(
+  'a card that cannot be used is refused for good, with the cure',
+  async () => {
+    const outcome = await outcomeOf(startEngine({ modelDir: MODEL_DIR, provider: 'cuda' }))
+    expect(outcome).toMatchObject({ code: 'provider_unavailable', retryable: false })
+    expect((outcome as Error).message).toMatch(
+      /^provider cuda is not available: install onnxruntime's CUDA libraries \(see \.npmrc\)/,
+    )
+  },
+)
+
+test('asking for the card warns that it is not proven', async () => {
+  const warnings: Error[] = []
+  const onWarning = (warning: Error) => warnings.push(warning)
+  process.on('warning', onWarning)
+  await outcomeOf(startEngine({ modelDir: '/nowhere', provider: 'cuda' }))
+  process.off('warning', onWarning)
+  expect(warnings.map(({ message }) => message)).toContain(
+    'provider cuda is not proven: this code has only run on processors',
+  )
+})
+
+/** Processes that this one started and that have not ended. */
+function childPids(): string[] {
+  const list = readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8')
+  return list.split(' ').filter((pid) => pid !== '')
+}
+
+describe('while a crashed process is being replaced', () => {
+  /** An engine whose next process never gets past one of its files, and what lets the one after that through. */
+  async function startStuck() {
+    const copies = await createCheckpointCopies()
+    const modelDir = await copies.copy(MODEL_DIR)
+    const before = childPids()
+    const engine = await startEngine({ modelDir, threads: 1 })
+    const file = join(modelDir, 'vae/config.json')
+    await rename(file, `${file}.kept`)
+    // Whoever reads a pipe that nobody writes waits.
+    execFileSync('mkfifo', [file])
+    process.kill(engine.pid!, 'SIGKILL')
+    while (childPids().length > before.length) await new Promise(setImmediate)
+    const isStarting = async () => {
+      while (childPids().length === before.length) await new Promise(setImmediate)
+    }
+    const heal = () => rename(`${file}.kept`, file)
+    return { engine, before, isStarting, heal, remove: () => copies.remove() }
+  }
+
+  test('closing ends the starting process and the call', async () => {
+    const { engine, before, isStarting, remove } = await startStuck()
+    const outcome = outcomeOf(engine.generate(REQUEST))
+    await isStarting()
+    await engine.close()
+    expect(childPids()).toEqual(before)
+    expect(await outcome).toMatchObject({ code: 'engine_closed' })
+    await remove()
+  })
+
+  test('an abort ends the starting process and the call, and the next call starts another', async () => {
+    const { engine, before, isStarting, heal, remove } = await startStuck()
+    const controller = new AbortController()
+    const outcome = outcomeOf(engine.generate(REQUEST, { signal: controller.signal }))
+    await isStarting()
+    controller.abort()
+    expect(await outcome).toMatchObject({ code: 'canceled' })
+    expect(childPids()).toEqual(before)
+    await heal()
+    expect((await engine.generate(REQUEST)).width).toBe(64)
+    await engine.close()
+    await remove()
+  })
 })

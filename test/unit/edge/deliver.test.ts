@@ -14,6 +14,12 @@ function delaySeconds(result: SendResult, attempt: number, random = 0): number |
   return (verdict.nextAttemptAt.getTime() - AT.getTime()) / 1000
 }
 
+function pauseSeconds(result: SendResult, attempt = 1): number | null {
+  const verdict = judgeAttempt(result, { attempt, at: AT, random: 0.5 })
+  if (verdict.state === 'delivered' || verdict.deferUntil === null) return null
+  return (verdict.deferUntil.getTime() - AT.getTime()) / 1000
+}
+
 describe('judgeAttempt', () => {
   test('the whole schedule is ten attempts over 75.6 hours, and then it is over', () => {
     const waits = RETRY_DELAYS_SECONDS.map((_, index) => delaySeconds(answer(500), index + 1))
@@ -22,6 +28,7 @@ describe('judgeAttempt', () => {
     expect(judgeAttempt(answer(500), { attempt: 10, at: AT, random: 0 })).toEqual({
       state: 'failed',
       isGone: false,
+      deferUntil: null,
     })
   })
 
@@ -52,22 +59,32 @@ describe('judgeAttempt', () => {
     expect(judgeAttempt(answer(410), { attempt: 1, at: AT, random: 0 })).toEqual({
       state: 'failed',
       isGone: true,
+      deferUntil: null,
     })
   })
 
-  test.each([429, 502, 504])('%i holds back all deliveries of the endpoint', (status) => {
-    expect(judgeAttempt(answer(status), { attempt: 1, at: AT, random: 0 })).toMatchObject({
-      state: 'pending',
-      defer: true,
-    })
-    expect(delaySeconds(answer(status), 1)).toBe(60)
-    expect(delaySeconds(answer(status), 3)).toBe(1800)
+  test.each([429, 502, 503, 504])(
+    '%i pauses the endpoint for a minute at any attempt',
+    (status) => {
+      for (const attempt of [1, 3, 9, 10]) expect(pauseSeconds(answer(status), attempt)).toBe(60)
+      expect(delaySeconds(answer(status), 1)).toBe(60)
+      expect(delaySeconds(answer(status), 3)).toBe(1800)
+    },
+  )
+
+  test.each([301, 404, 410, 500])('%i pauses nothing', (status) => {
+    expect(pauseSeconds(answer(status), 1)).toBeNull()
   })
 
   test('Retry-After is obeyed up to a day, and only from overloaded receivers', () => {
-    expect(delaySeconds(answer(429, 600), 1)).toBe(600)
+    expect([pauseSeconds(answer(429, 600)), delaySeconds(answer(429, 600), 1)]).toEqual([600, 600])
+    expect([pauseSeconds(answer(429, 600), 3), delaySeconds(answer(429, 600), 3)]).toEqual([
+      600, 1800,
+    ])
+    expect(pauseSeconds(answer(429, 7))).toBe(60)
+    expect(pauseSeconds(answer(503, 1e9))).toBe(86_400)
     expect(delaySeconds(answer(503, 1e9), 1)).toBe(86_400)
-    expect(delaySeconds(answer(500, 600), 1)).toBe(5)
+    expect([pauseSeconds(answer(500, 600)), delaySeconds(answer(500, 600), 1)]).toEqual([null, 5])
   })
 })
 

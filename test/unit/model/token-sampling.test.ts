@@ -12,7 +12,9 @@ async function openSampler(options: NucleusOptions) {
   const g = createGraph({ name: 'sampler', compute: 'float32' })
   const logits = g.input('logits', 'float32', [1, 'vocabulary'])
   const uniform = g.input('uniform', 'float32', [1, 1])
-  g.output(sampleNucleus(g, logits, uniform, options), 'token', 'int64', [1, 1])
+  const { token, mass } = sampleNucleus(g, logits, uniform, options)
+  g.output(token, 'token', 'int64', [1, 1])
+  g.output(mass, 'mass', 'float32', [1, 1])
   const session = await openSession(g.toBytes(), { threads: 1 })
   return {
     close: () => session.close(),

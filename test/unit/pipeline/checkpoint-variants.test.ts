@@ -49,6 +49,24 @@ test.each(['BF16', 'F16'] as const)(
   },
 )
 
+test.each([
+  ['tokens', 'vision_language_encoder', 'model.language_model.norm.weight', NaN],
+  ['glyph', 'text_encoder', 'encoder.final_layer_norm.weight', Infinity],
+  ['denoise', 'transformer', 'proj_out.bias', NaN],
+  ['denoise', 'transformer', 'norm_out.linear.bias', Infinity],
+  ['decode', 'vae', 'decoder.conv_out.bias', NaN],
+  ['decode', 'vae', 'decoder.conv_out.bias', -Infinity],
+])(
+  'numbers that are not finite never become a picture: stage %s, %s %s = %d',
+  async (stage, folder, tensor, value) => {
+    const broken = await copies.fill(source, folder, tensor, value)
+    await expect(hashOf(broken)).rejects.toMatchObject({
+      code: 'engine_failed',
+      message: `the model gave numbers that are not finite in stage ${stage}`,
+    })
+  },
+)
+
 test('shards behind links, with data at any byte offset, give the picture of the single files', async () => {
   expect(await hashOf(await copies.shard(source))).toBe(await hashOf(source))
 })

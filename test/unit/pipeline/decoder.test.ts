@@ -8,6 +8,7 @@ import { readCases } from '../../../gpu-worker/parity/cases.ts'
 import { openVisualTokenWriter } from '../../../gpu-worker/pipeline/visual-tokens.ts'
 
 const GOLDEN = 'test/fixtures/golden'
+const CPU = { compute: 'float32', threads: 1 } as const
 const cases = await readCases(GOLDEN)
 
 describe('the autoregressive stage agrees with the reference', () => {
@@ -36,7 +37,7 @@ describe('writing visual tokens', () => {
 
   test('the same seed writes the same codes, another seed others, all inside the codebook', async () => {
     const checkpoint = await openCheckpoint(`${GOLDEN}/checkpoint`)
-    const writer = await openVisualTokenWriter(checkpoint, { threads: 1 })
+    const writer = await openVisualTokenWriter(checkpoint, CPU)
     const seen: [number, number][] = []
     const first = await writer.write(request, {
       onChunk: async (written, total) => void seen.push([written, total]),
@@ -55,7 +56,7 @@ describe('writing visual tokens', () => {
 
   test('an error thrown between chunks ends the writing there', async () => {
     const checkpoint = await openCheckpoint(`${GOLDEN}/checkpoint`)
-    const writer = await openVisualTokenWriter(checkpoint, { threads: 1 })
+    const writer = await openVisualTokenWriter(checkpoint, CPU)
     let chunks = 0
     const stop = async () => {
       chunks += 1
