@@ -1,6 +1,7 @@
 import type { Db } from '../db/client.ts'
 import { isOutcomeUnknown } from '../db/connection-error.ts'
 import type { JobState } from '../db/job-state.ts'
+import type { PriceQuote } from './price.ts'
 
 export type BudgetScope = 'key' | 'team' | 'org'
 
@@ -20,6 +21,9 @@ export interface NewJob {
   width: number
   height: number
   n: number
+  /** Of the price book. */
+  quality: string
+  priority: 'standard' | 'batch'
   seed: number
   steps: number | null
   guidanceScale: number | null
@@ -32,8 +36,7 @@ export interface NewJob {
 
 export interface ReserveInput {
   job: NewJob
-  unitMicros: bigint
-  priceVersionId: string
+  price: Pick<PriceQuote, 'unitMicros' | 'priceVersionId' | 'listVersionId' | 'orgPriceId'>
 }
 
 export type ReserveResult =
@@ -119,10 +122,12 @@ async function callReserve(db: Db, document: string): Promise<ReserveResult> {
   }
 }
 
-function toDocument({ job, unitMicros, priceVersionId }: ReserveInput): string {
+function toDocument({ job, price }: ReserveInput): string {
   return JSON.stringify({
-    unit_micros: unitMicros.toString(),
-    price_version_id: priceVersionId,
+    unit_micros: price.unitMicros.toString(),
+    price_version_id: price.priceVersionId,
+    list_version_id: price.listVersionId,
+    org_price_id: price.orgPriceId,
     job: {
       id: job.id,
       org_id: job.orgId,
@@ -136,6 +141,8 @@ function toDocument({ job, unitMicros, priceVersionId }: ReserveInput): string {
       width: job.width,
       height: job.height,
       n: job.n,
+      quality: job.quality,
+      priority: job.priority,
       seed: job.seed,
       steps: job.steps,
       guidance_scale: job.guidanceScale,

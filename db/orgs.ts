@@ -35,7 +35,7 @@ export async function createOrg(
     await tx.sql`
       insert into ledger_account (id, org_id, type)
       select type || ':' || ${orgId}, ${orgId}, type
-        from unnest(array['prepaid', 'receivable', 'team_cost']) as type`
+        from unnest(array['prepaid', 'promo', 'receivable']) as type`
     const isPrepaid = input.settlementMode === 'prepaid'
     await insertBalance(tx, 'org', orgId, {
       ...input,
@@ -58,6 +58,9 @@ export async function createTeam(
     await tx.sql`
       insert into team (id, org_id, name, cost_centre)
       values (${teamId}, ${input.orgId}, ${input.name}, ${input.costCentre})`
+    await tx.sql`
+      insert into ledger_account (id, org_id, team_id, type)
+      values (${'team_cost:' + teamId}, ${input.orgId}, ${teamId}, 'team_cost')`
     await insertBalance(tx, 'team', teamId, input)
   })
   return { teamId }

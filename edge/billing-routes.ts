@@ -3,16 +3,18 @@ import { createRouter } from './openapi.ts'
 import { balanceGet } from './routes/balance.get.ts'
 import { jobsReceipts } from './routes/jobs.receipts.ts'
 import { ledgerList } from './routes/ledger.list.ts'
+import { quoteCreate } from './routes/quote.create.ts'
 import { receiptsList } from './routes/receipts.list.ts'
 import { usageList } from './routes/usage.list.ts'
 
 /** Paths behind the scope `read`, beside those of jobs. */
-export const BILLING_PATHS = ['/v1/balance', '/v1/usage', '/v1/receipts', '/v1/ledger']
+export const BILLING_PATHS = ['/v1/balance', '/v1/quote', '/v1/usage', '/v1/receipts', '/v1/ledger']
 
 /** What an org can see of its money, and check. */
 export function billingRoutes(deps: Deps) {
   return createRouter()
     .route('/', balanceGet(deps))
+    .route('/', quoteCreate(deps))
     .route('/', usageList(deps))
     .route('/', receiptsList(deps))
     .route('/', jobsReceipts(deps))

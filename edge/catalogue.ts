@@ -1,6 +1,6 @@
 import { z } from '@hono/zod-openapi'
-import { findPrice } from '../billing/price.ts'
-import type { PriceQuote } from '../billing/price.ts'
+import { quotePrice, sizeClassOf } from '../billing/price.ts'
+import type { PriceQuote, PriceRequest } from '../billing/price.ts'
 import type { Db } from '../db/client.ts'
 import { findModel } from '../db/models.ts'
 
@@ -22,17 +22,20 @@ export interface CatalogueEntry {
   /** What users of this checkpoint should know; null when there is nothing. */
   readonly notice: string | null
   readonly weightsHash: string | null
-  readonly price: PriceQuote
 }
 
 /** What is for sale now: models, their size rules and prices. */
 export interface Catalogue {
-  /** Null when the model is unknown or not for sale. */
+  /** Null when the model is unknown. */
   find(db: Db, model: string): Promise<CatalogueEntry | null>
+  /** What one image costs an org now; null when it is not for sale. */
+  price(db: Db, request: Omit<PriceRequest, 'at'>): Promise<PriceQuote | null>
 }
 
 /** The one model of this product. */
 export const MODEL = 'glm-image'
+/** Orgs times kinds of pictures that are remembered; beyond it the oldest is forgotten. */
+const MAX_PRICES = 10_000
 /** Prices and size rules change on purpose and seldom; a change is live everywhere after this. */
 const TTL_MS = 30_000
 
@@ -75,13 +78,13 @@ const announcedSize = z
 /** A catalogue that remembers for half a minute; a failed look-up is not remembered. */
 export function createCatalogue(now: () => Date): Catalogue {
   let known: { entry: CatalogueEntry; until: number } | null = null
+  const prices = new Map<string, { quote: PriceQuote; until: number }>()
   return {
     async find(db, model) {
       if (model !== MODEL) return null
       const at = now()
       if (known && known.until > at.getTime()) return known.entry
-      const [row, price] = await Promise.all([findModel(db, model), findPrice(db, { model, at })])
-      if (!price) return null
+      const row = await findModel(db, model)
       const entry: CatalogueEntry = {
         model,
         size: row ? announcedSize.parse(row.size) : GLM_IMAGE_SIZES,
@@ -89,10 +92,29 @@ export function createCatalogue(now: () => Date): Catalogue {
         guidanceScale: row?.guidanceScale ?? null,
         notice: row?.notice ?? null,
         weightsHash: row?.weightsHash ?? null,
-        price,
       }
       known = { entry, until: row ? at.getTime() + TTL_MS : 0 }
       return entry
+    },
+    async price(db, request) {
+      const { orgId, model, quality, priority } = request
+      const kind = [
+        orgId,
+        model,
+        sizeClassOf(request.width, request.height),
+        quality,
+        priority,
+      ].join(' ')
+      const at = now()
+      const remembered = prices.get(kind)
+      if (remembered && remembered.until > at.getTime()) return remembered.quote
+      const quote = await quotePrice(db, { ...request, at })
+      if (!quote) return null
+      prices.delete(kind)
+      prices.set(kind, { quote, until: at.getTime() + TTL_MS })
+      const [oldest] = prices.keys()
+      if (prices.size > MAX_PRICES && oldest !== undefined) prices.delete(oldest)
+      return quote
     },
   }
 }

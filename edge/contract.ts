@@ -90,6 +90,9 @@ export const createJobBody = z
       )
       .optional(),
     output_format: imageFormat.default('png'),
+    priority: z.enum(['standard', 'batch']).default('standard').openapi({
+      description: '`batch` may take a day, and costs what the price book says for it.',
+    }),
     webhook_url: z
       .url({ protocol: /^https?$/ })
       .max(2000)
@@ -243,5 +246,33 @@ export const errorBody = errorData
     }),
   })
   .openapi('Error')
+
+/** `POST /v1/quote` */
+export const quoteBody = createJobBody
+  .pick({ model: true, size: true, n: true, priority: true })
+  .openapi('QuoteRequest')
+
+export const quoteAnswer = z
+  .strictObject({
+    object: z.literal('quote'),
+    model: z.string(),
+    size: z.string(),
+    n: z.int(),
+    priority: z.enum(['standard', 'batch']),
+    currency: z.literal('USD'),
+    sku: z.string(),
+    price_version: z.string(),
+    /** The contract that gives the price; null at list price. */
+    contract: z.string().nullable(),
+    list_price: usd,
+    /** The most that one image costs. */
+    unit_price: usd,
+    /** What would be held: unit price times n. */
+    total: usd,
+    /** What key, team and organisation can still spend, the least of them; null without a limit. */
+    available: usd.nullable(),
+    is_affordable: z.boolean(),
+  })
+  .openapi('Quote')
 
 export const jobIdParam = z.object({ job_id: z.string().openapi({ example: 'job_01k...' }) })

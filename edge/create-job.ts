@@ -7,12 +7,10 @@ import { isTerminal } from '../db/job-state.ts'
 import { findJob } from '../db/jobs.ts'
 import type { JobRow } from '../db/jobs.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
-import { checkSize } from './catalogue.ts'
-import type { CatalogueEntry } from './catalogue.ts'
+import { QUALITY, checkOrder } from './check-order.ts'
 import type { Deps } from './deps.ts'
 import { ApiError, ZAI_STATUS } from './errors.ts'
 import { inflightHeaders } from './limits.ts'
-import { ADDRESS_REFUSALS, checkWebhookUrl } from './webhook-address.ts'
 
 /** A request for pictures, whatever dialect it came in. */
 export interface ImageOrder {
@@ -32,6 +30,8 @@ export interface ImageOrder {
   idempotency: { key: string; param: 'Idempotency-Key' | 'request_id' } | null
   /** The caller waits for the pictures, so that a lost connection may be taken up again. */
   isSync: boolean
+  /** Absent: standard. */
+  priority?: NewJob['priority'] | undefined
   /** Returned with the job: request_id, user_id, metadata. */
   callerFields: Record<string, unknown>
 }
@@ -49,7 +49,7 @@ export interface CreatedJob {
 }
 
 /** A job that found no worker in this time is expired and costs nothing. */
-const JOB_DEADLINE_SECONDS = 3_600
+const JOB_DEADLINE_SECONDS = { standard: 3_600, batch: 86_400 } as const
 
 /**
  * Accepts an order: price, reservation and job row in one database round trip, then the doorbell.
@@ -68,7 +68,7 @@ export async function createJob(
   const foldHash =
     order.idempotency === null ? `${order.isSync ? 'sync' : 'async'} ${requestHash}` : null
   const call = { orgId, keyId, foldHash }
-  const checked = await checkOrder(deps, order)
+  const checked = await checkOrder(deps, orgId, order)
   if (checked instanceof ApiError) {
     const earlier = await findEarlier(deps, { keyId, requestHash, order })
     if (earlier === null) throw checked
@@ -84,8 +84,7 @@ export async function createJob(
     // A lost call whose job is not there is repeated under its id: it may still be on its way.
     if (earlier) jobId = createId('job')
     const job = toNewJob(order, principal, { ...checked, id: jobId, requestHash })
-    const { unitMicros, priceVersionId } = checked.entry.price
-    const reserved = await reserveJob(deps.db, { job, unitMicros, priceVersionId })
+    const reserved = await reserveJob(deps.db, { job, price: checked.price })
     const accepted = accept(reserved, order)
     if (reserved.ok && !reserved.replayed) {
       // The sweep sends it if this fails, so the answer does not wait for the queue.
@@ -153,6 +152,7 @@ function toNewJob(
   made: { id: string; requestHash: string; width: number; height: number },
 ): NewJob {
   const { id, requestHash, width, height } = made
+  const { priority = 'standard' } = order
   return {
     id,
     orgId: principal.orgId,
@@ -166,40 +166,16 @@ function toNewJob(
     width,
     height,
     n: order.n,
+    quality: QUALITY,
+    priority,
     seed: order.seed ?? randomSeed(),
     steps: order.steps ?? null,
     guidanceScale: order.guidanceScale ?? null,
     format: order.format,
     callerFields: order.callerFields,
     webhookUrl: order.webhookUrl ?? null,
-    deadlineSeconds: JOB_DEADLINE_SECONDS,
+    deadlineSeconds: JOB_DEADLINE_SECONDS[priority],
   }
-}
-
-/** Model, size and webhook address; returns the error that names the first rule that is broken. */
-async function checkOrder(
-  deps: Deps,
-  order: ImageOrder,
-): Promise<{ entry: CatalogueEntry; width: number; height: number } | ApiError> {
-  const entry = await deps.catalogue.find(deps.db, order.model)
-  if (!entry) {
-    return new ApiError('unknown_model', {
-      message: `model "${order.model}" is not offered.`,
-      param: 'model',
-    })
-  }
-  const size = checkSize(entry.size, order.size ?? entry.size.default)
-  if (!size.ok) return new ApiError('invalid_request', { message: size.message, param: 'size' })
-  if (order.webhookUrl !== undefined) {
-    const verdict = checkWebhookUrl(order.webhookUrl, { allowLoopback: deps.allowLoopbackWebhooks })
-    if (!verdict.ok) {
-      return new ApiError('invalid_request', {
-        message: `webhook_url: ${ADDRESS_REFUSALS[verdict.reason]}.`,
-        param: 'webhook_url',
-      })
-    }
-  }
-  return { entry, width: size.width, height: size.height }
 }
 
 /** Equal for orders that ask for the same, whether the caller waits or not. */

@@ -72,6 +72,7 @@ CREATE TABLE "credit_grant" (
 	"expires_at" timestamp with time zone,
 	"expired_at" timestamp with time zone,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "credit_grant_source_id_unique" UNIQUE("source_id"),
 	CONSTRAINT "credit_grant_positive" CHECK ("credit_grant"."amount_micros" > 0),
 	CONSTRAINT "credit_grant_remaining" CHECK ("credit_grant"."remaining_micros" between 0 and "credit_grant"."amount_micros")
 );
@@ -524,7 +525,6 @@ CREATE UNIQUE INDEX "budget_period_once" ON "budget" USING btree ("scope","scope
 CREATE UNIQUE INDEX "reservation_job_once" ON "reservation" USING btree ("job_id");--> statement-breakpoint
 CREATE INDEX "reservation_held_by_expiry" ON "reservation" USING btree ("expires_at") WHERE "reservation"."state" = 'held';--> statement-breakpoint
 CREATE INDEX "credit_burn_by_job" ON "credit_burn" USING btree ("job_id");--> statement-breakpoint
-CREATE UNIQUE INDEX "credit_grant_source_once" ON "credit_grant" USING btree ("org_id","source_id");--> statement-breakpoint
 CREATE INDEX "credit_grant_open" ON "credit_grant" USING btree ("org_id","priority","expires_at") WHERE "credit_grant"."remaining_micros" > 0;--> statement-breakpoint
 CREATE UNIQUE INDEX "job_idempotency_once" ON "job" USING btree ("key_id","idempotency_key");--> statement-breakpoint
 CREATE INDEX "job_by_org" ON "job" USING btree ("org_id","id");--> statement-breakpoint

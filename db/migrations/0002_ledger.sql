@@ -1,7 +1,9 @@
 -- Accounts, balanced transactions and credit. What they mean stands in billing/LEDGER.md.
 
 INSERT INTO ledger_account (id, org_id, type)
-VALUES ('revenue', NULL, 'revenue'), ('recovery', NULL, 'recovery'), ('clearing', NULL, 'clearing');
+VALUES ('revenue', NULL, 'revenue'), ('recovery', NULL, 'recovery'), ('clearing', NULL, 'clearing'),
+       ('promo_expense', NULL, 'promo_expense'), ('breakage', NULL, 'breakage'), ('refunds', NULL, 'refunds'),
+       ('write_off', NULL, 'write_off'), ('rounding', NULL, 'rounding'), ('disputes', NULL, 'disputes');
 --> statement-breakpoint
 
 CREATE FUNCTION ledger_txn_balances() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -37,8 +39,9 @@ END $$;
 --> statement-breakpoint
 
 -- Where an org's charges go: what it has paid ahead, what it owes, or what its teams cost.
-CREATE FUNCTION funding_account(p_org text, p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-  SELECT CASE p_mode WHEN 'prepaid' THEN 'prepaid:' WHEN 'postpaid' THEN 'receivable:' ELSE 'team_cost:' END || p_org
+CREATE FUNCTION funding_account(p_org text, p_team text, p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE p_mode WHEN 'prepaid' THEN 'prepaid:' || p_org WHEN 'postpaid' THEN 'receivable:' || p_org
+                     ELSE 'team_cost:' || p_team END
 $$;
 --> statement-breakpoint
 
@@ -47,38 +50,65 @@ CREATE FUNCTION income_account(p_mode text) RETURNS text LANGUAGE sql IMMUTABLE 
 $$;
 --> statement-breakpoint
 
--- Credit of a prepaid org, once per source. Returns false when that source was granted before. Other orgs are
--- charged to other accounts: credit would cap what was unlimited and never be spent. SQLSTATE GP409 says in words
--- why nothing was granted.
-CREATE FUNCTION grant_credit(p_org text, p_amount bigint, p_source text) RETURNS boolean LANGUAGE plpgsql AS $$
+-- A balanced transaction of any number of entries; those of 0 are left out. A repeat posts nothing and says so.
+CREATE FUNCTION post_entries(p_kind text, p_source text, p_phase text, p_accounts text[], p_amounts bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  v_txn text := 'led_' || p_kind || '_' || p_source;
+BEGIN
+  INSERT INTO ledger_txn (id, kind, source_id) VALUES (v_txn, p_kind, p_source) ON CONFLICT DO NOTHING;
+  IF NOT FOUND THEN RETURN false; END IF;
+  INSERT INTO ledger_entry (txn_id, account_id, amount_micros, phase)
+  SELECT v_txn, account, amount, p_phase FROM unnest(p_accounts, p_amounts) AS x(account, amount) WHERE amount <> 0;
+  RETURN true;
+END $$;
+--> statement-breakpoint
+
+-- Credit of an org, once per source. Returns false when that source was granted before. A prepaid org has paid and
+-- promotional credit and can spend no more; a postpaid one can have promotional credit, which lowers what it owes.
+-- SQLSTATE GP409 says in words why nothing was granted.
+CREATE FUNCTION grant_credit(
+  p_org text, p_amount bigint, p_source text, p_kind text DEFAULT 'paid', p_priority int DEFAULT 50,
+  p_expires timestamptz DEFAULT NULL
+) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   v_mode text;
 BEGIN
   IF p_amount <= 0 THEN
     RAISE EXCEPTION 'credit must be positive, got %', p_amount USING ERRCODE = 'GP409';
   END IF;
+  IF p_expires <= now() THEN
+    RAISE EXCEPTION 'credit cannot have expired when it is granted' USING ERRCODE = 'GP409';
+  END IF;
   SELECT settlement_mode INTO v_mode FROM org WHERE id = p_org;
   IF NOT FOUND THEN RAISE EXCEPTION 'there is no org %', p_org USING ERRCODE = 'GP409'; END IF;
-  IF v_mode <> 'prepaid' THEN
-    RAISE EXCEPTION 'org % is %; only a prepaid org has credit', p_org, v_mode USING ERRCODE = 'GP409';
+  IF v_mode = 'internal' OR (v_mode = 'postpaid' AND p_kind = 'paid') THEN
+    RAISE EXCEPTION 'org % is %; it has no % credit', p_org, v_mode, p_kind USING ERRCODE = 'GP409';
   END IF;
-  IF NOT post_transfer('credit', p_source, 'clearing', 'prepaid:' || p_org, p_amount, 'posted') THEN
-    IF NOT EXISTS (SELECT 1 FROM ledger_txn t JOIN ledger_entry e ON e.txn_id = t.id
-                    WHERE t.kind = 'credit' AND t.source_id = p_source
-                      AND e.account_id = 'prepaid:' || p_org AND e.amount_micros = -p_amount) THEN
+  INSERT INTO credit_grant (id, org_id, kind, amount_micros, remaining_micros, priority, source_id, expires_at)
+  VALUES (new_id('crg'), p_org, p_kind, p_amount, p_amount, p_priority, p_source, p_expires)
+  ON CONFLICT (source_id) DO NOTHING;
+  IF NOT FOUND THEN
+    IF NOT EXISTS (SELECT 1 FROM credit_grant WHERE org_id = p_org AND source_id = p_source AND kind = p_kind
+                    AND amount_micros = p_amount) THEN
       RAISE EXCEPTION 'source % was granted before, to another org or with another amount', p_source
         USING ERRCODE = 'GP409';
     END IF;
     RETURN false;
   END IF;
-  UPDATE budget SET limit_micros = coalesce(limit_micros, 0) + p_amount
-    WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance';
-  IF NOT FOUND THEN RAISE EXCEPTION 'org % has no balance row', p_org; END IF;
+  PERFORM post_entries('credit', p_source, 'posted',
+    CASE p_kind WHEN 'paid' THEN ARRAY['clearing', 'prepaid:' || p_org]
+                ELSE ARRAY['promo_expense', 'promo:' || p_org] END, ARRAY[p_amount, -p_amount]);
+  IF v_mode = 'prepaid' THEN
+    UPDATE budget SET limit_micros = coalesce(limit_micros, 0) + p_amount
+      WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance';
+    IF NOT FOUND THEN RAISE EXCEPTION 'org % has no balance row', p_org; END IF;
+  END IF;
   RETURN true;
 END $$;
 --> statement-breakpoint
 
-ALTER FUNCTION grant_credit(text, bigint, text) SET search_path = public, pg_temp;
+ALTER FUNCTION grant_credit(text, bigint, text, text, int, timestamptz) SET search_path = public, pg_temp;
 --> statement-breakpoint
 
 ALTER FUNCTION ledger_txn_balances() SET search_path = public, pg_temp;

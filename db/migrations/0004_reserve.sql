@@ -66,10 +66,10 @@ END $$;
 CREATE FUNCTION insert_job(j jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO job (id, org_id, team_id, key_id, idempotency_key, request_hash, dialect, model, prompt, width,
-                   height, n, seed, steps, guidance_scale, format, caller_fields, webhook_url, state, deadline_at)
+                   height, n, quality, priority, seed, steps, guidance_scale, format, caller_fields, webhook_url, state, deadline_at)
   VALUES (j->>'id', j->>'org_id', j->>'team_id', j->>'key_id', j->>'idempotency_key', j->>'request_hash',
           j->>'dialect', j->>'model', j->>'prompt', (j->>'width')::int, (j->>'height')::int, (j->>'n')::int,
-          (j->>'seed')::bigint, (j->>'steps')::int, (j->>'guidance_scale')::real, j->>'format',
+          coalesce(j->>'quality', 'hd'), coalesce(j->>'priority', 'standard'), (j->>'seed')::bigint, (j->>'steps')::int, (j->>'guidance_scale')::real, j->>'format',
           coalesce(j->'caller_fields', '{}'), j->>'webhook_url', 'accepted',
           now() + make_interval(secs => (j->>'deadline_seconds')::double precision))
   ON CONFLICT DO NOTHING;
@@ -120,11 +120,13 @@ BEGIN
     IF v_result IS NULL THEN RAISE EXCEPTION 'the id of job % is taken', j->>'id'; END IF;
     RETURN v_result;
   END IF;
-  INSERT INTO reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, list_version_id, expires_at)
-  VALUES ('res_' || v_suffix, j->>'id', 'held', v_unit, v_amount, input->>'price_version_id', input->>'price_version_id',
+  INSERT INTO reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, list_version_id,
+                           org_price_id, expires_at)
+  VALUES ('res_' || v_suffix, j->>'id', 'held', v_unit, v_amount, input->>'price_version_id',
+          coalesce(input->>'list_version_id', input->>'price_version_id'), input->>'org_price_id',
           now() + make_interval(secs => (j->>'deadline_seconds')::double precision));
   IF v_amount > 0 THEN
-    PERFORM post_transfer('hold', v_suffix, funding_account(v_ids[3], v_mode), income_account(v_mode), v_amount, 'pending');
+    PERFORM post_transfer('hold', v_suffix, funding_account(v_ids[3], v_ids[2], v_mode), income_account(v_mode), v_amount, 'pending');
   END IF;
   INSERT INTO outbox (topic, dedupe_key, payload)
   VALUES ('job.dispatch', (j->>'id') || ':0', jsonb_build_object('job_id', j->>'id', 'org_id', v_ids[3]))

@@ -1,14 +1,19 @@
 -- Ending a job: one call, once.
 
--- Moves a settled hold out of every row that it lies on. The balance rows are locked first, in order; under their
--- locks no month row gains or loses a leg, so the second look at the legs finds all of them.
+-- Locks the balance rows that a reservation lies on, in order. Under their locks no month row gains or loses a leg,
+-- and what follows them in the lock order (grants, counters) is the caller's.
+CREATE FUNCTION lock_legs(p_reservation text) RETURNS void LANGUAGE sql AS $$
+  SELECT 1 FROM budget
+   WHERE id = ANY (ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation)) AND kind = 'balance'
+   ORDER BY array_position(ARRAY['key', 'team', 'org'], scope) FOR NO KEY UPDATE
+$$;
+--> statement-breakpoint
+
+-- Moves a settled hold out of every row that it lies on; the balance rows are locked.
 CREATE FUNCTION settle_legs(p_reservation text, p_amount bigint, p_captured bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-  v_ids text[] := ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation);
+  v_ids constant text[] := ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation);
 BEGIN
-  PERFORM 1 FROM budget WHERE id = ANY (v_ids) AND kind = 'balance'
-    ORDER BY array_position(ARRAY['key', 'team', 'org'], scope) FOR NO KEY UPDATE;
-  v_ids := ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation);
   UPDATE budget SET held_micros = held_micros - p_amount, spent_micros = spent_micros + p_captured,
                     inflight = inflight - CASE kind WHEN 'balance' THEN 1 ELSE 0 END
    WHERE id = ANY (v_ids);
@@ -33,7 +38,19 @@ BEGIN
 END $$;
 --> statement-breakpoint
 
--- Ends a job, once: captures the unit price of each stored image, releases the rest, writes usage, ledger and
+-- Writes the usage lines of a job's pictures. Promotional credit pays the first of them.
+CREATE FUNCTION write_usage(j job, r reservation, p_lines jsonb, p_promo bigint) RETURNS void LANGUAGE sql AS $$
+  INSERT INTO usage_event (id, job_id, idx, org_id, team_id, key_id, sku_id, price_version_id, list_version_id,
+                           org_price_id, tier_position, list_micros, discount_micros, net_micros, credit_micros)
+  SELECT 'use_' || substr(j.id, 5) || '_' || l.idx, j.id, l.idx, j.org_id, j.team_id, j.key_id, p.sku_id, p.id,
+         r.list_version_id, r.org_price_id, l.tier_position, l.list, l.list - l.net, l.net,
+         greatest(0, least(l.net, p_promo - (sum(l.net) OVER (ORDER BY l.idx) - l.net)))
+    FROM jsonb_to_recordset(p_lines) AS l(idx int, list bigint, net bigint, tier_position bigint), price_version p
+   WHERE p.id = r.price_version_id
+$$;
+--> statement-breakpoint
+
+-- Ends a job, once: captures the price of each stored image, releases the rest, writes usage, ledger and
 -- event. A repeat returns the first result; a caller whose attempt is no longer the job's own changes nothing.
 CREATE FUNCTION settle_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -43,7 +60,10 @@ DECLARE
   r reservation;
   v_mode text;
   v_delivered int;
+  v_lines jsonb;
   v_captured bigint;
+  v_paid bigint := 0;
+  v_promo bigint := 0;
   v_state text;
   v_reason text;
 BEGIN
@@ -66,25 +86,31 @@ BEGIN
     RAISE EXCEPTION 'job % cannot succeed without a stored image', j.id;
   END IF;
   v_state := CASE WHEN v_delivered > 0 THEN 'succeeded' ELSE v_outcome END;
-  v_captured := r.unit_micros * v_delivered;
   v_reason := coalesce(input->>'billed_reason', CASE WHEN v_delivered = j.n THEN 'delivered'
                                                      WHEN v_delivered > 0 THEN 'partial' ELSE v_outcome END);
 
+  SELECT settlement_mode INTO v_mode FROM org WHERE id = j.org_id;
+  PERFORM lock_legs(r.id);
+  v_lines := price_lines(j, r);
+  v_captured := coalesce((SELECT sum((line->>'net')::bigint) FROM jsonb_array_elements(v_lines) AS line), 0);
+  IF v_captured > 0 AND v_mode <> 'internal' THEN
+    SELECT * INTO v_paid, v_promo FROM burn_credit(j.org_id, j.id, v_captured);
+    IF v_mode = 'prepaid' AND v_paid + v_promo <> v_captured THEN
+      RAISE EXCEPTION 'org % has less credit than its budget says', j.org_id;
+    END IF;
+  END IF;
   UPDATE reservation SET captured_micros = v_captured, settled_at = now(),
     state = CASE WHEN v_delivered > 0 THEN 'captured' WHEN v_outcome = 'expired' THEN 'expired' ELSE 'released' END
    WHERE id = r.id;
   PERFORM settle_legs(r.id, r.amount_micros, v_captured);
-  INSERT INTO usage_event (id, job_id, idx, org_id, team_id, key_id, sku_id, price_version_id,
-                           list_version_id, list_micros, discount_micros, net_micros)
-  SELECT 'use_' || substr(j.id, 5) || '_' || o.idx, j.id, o.idx, j.org_id, j.team_id, j.key_id, p.sku_id, p.id, r.list_version_id,
-         r.unit_micros, 0, r.unit_micros
-    FROM job_output o, price_version p WHERE o.job_id = j.id AND p.id = r.price_version_id;
-  SELECT settlement_mode INTO v_mode FROM org WHERE id = j.org_id;
+  PERFORM write_usage(j, r, v_lines, v_promo);
   IF r.amount_micros > 0 THEN
-    PERFORM post_transfer('release', substr(j.id, 5), income_account(v_mode), funding_account(j.org_id, v_mode), r.amount_micros, 'pending');
+    PERFORM post_transfer('release', substr(j.id, 5), income_account(v_mode), funding_account(j.org_id, j.team_id, v_mode), r.amount_micros, 'pending');
   END IF;
   IF v_captured > 0 THEN
-    PERFORM post_transfer('charge', substr(j.id, 5), funding_account(j.org_id, v_mode), income_account(v_mode), v_captured, 'posted');
+    PERFORM post_entries('charge', substr(j.id, 5), 'posted',
+      ARRAY['prepaid:' || j.org_id, 'promo:' || j.org_id, funding_account(j.org_id, j.team_id, v_mode), income_account(v_mode)],
+      ARRAY[v_paid, v_promo, v_captured - v_paid - v_promo, -v_captured]);
   END IF;
   UPDATE job SET state = v_state, finished_at = now(), lease_until = NULL, billed_reason = v_reason,
                  error_code = input->>'error_code', error_message = input->>'error_message',

@@ -122,3 +122,31 @@ BEGIN
     'list_micros', image_price(v_list, 1, 0)::text,
     'currency', (SELECT currency FROM price_book WHERE id = v_price.book_id));
 END $$;
+--> statement-breakpoint
+
+-- What each stored picture of a job costs, as a list of { idx, list, net, tier_position }. Where the price has tiers,
+-- the pictures take the next places in the org's month; the caller holds the org's balance row.
+CREATE FUNCTION price_lines(j job, r reservation) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  v price_version;
+  v_list price_version;
+  v_discount constant int := coalesce((SELECT discount_bp FROM org_price WHERE id = r.org_price_id), 0);
+  v_count constant int := (SELECT count(*) FROM job_output WHERE job_id = j.id);
+  v_before bigint;
+BEGIN
+  IF v_count = 0 THEN RETURN '[]'; END IF;
+  SELECT * INTO v FROM price_version WHERE id = r.price_version_id;
+  SELECT * INTO v_list FROM price_version WHERE id = r.list_version_id;
+  IF v.tiers IS NOT NULL THEN
+    INSERT INTO usage_counter AS c (org_id, sku_id, month_start, images)
+    VALUES (j.org_id, v.sku_id, month_start(), v_count)
+    ON CONFLICT (org_id, sku_id, month_start) DO UPDATE SET images = c.images + v_count
+    RETURNING c.images - v_count INTO v_before;
+  END IF;
+  RETURN (
+    SELECT jsonb_agg(jsonb_build_object('idx', o.idx, 'tier_position', v_before + o.place,
+             'list', greatest(o.net, image_price(v_list, v_before + o.place, 0)), 'net', o.net) ORDER BY o.idx)
+      FROM (SELECT idx, place, image_price(v, v_before + place, v_discount) AS net
+              FROM (SELECT idx, row_number() OVER (ORDER BY idx) AS place FROM job_output WHERE job_id = j.id) AS stored
+           ) AS o);
+END $$;

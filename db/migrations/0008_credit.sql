@@ -7,20 +7,6 @@ CREATE TRIGGER usage_correction_append_only BEFORE UPDATE OR DELETE ON usage_cor
 CREATE TRIGGER usage_correction_keep BEFORE TRUNCATE ON usage_correction EXECUTE FUNCTION refuse_change();
 --> statement-breakpoint
 
--- A balanced transaction of any number of entries; those of 0 are left out. A repeat posts nothing and says so.
-CREATE FUNCTION post_entries(p_kind text, p_source text, p_phase text, p_accounts text[], p_amounts bigint[])
-RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE
-  v_txn text := 'led_' || p_kind || '_' || p_source;
-BEGIN
-  INSERT INTO ledger_txn (id, kind, source_id) VALUES (v_txn, p_kind, p_source) ON CONFLICT DO NOTHING;
-  IF NOT FOUND THEN RETURN false; END IF;
-  INSERT INTO ledger_entry (txn_id, account_id, amount_micros, phase)
-  SELECT v_txn, account, amount, p_phase FROM unnest(p_accounts, p_amounts) AS x(account, amount) WHERE amount <> 0;
-  RETURN true;
-END $$;
---> statement-breakpoint
-
 -- Takes an amount from an org's credit, in the order in which credit is burned, and notes it with the job. The caller
 -- holds the org's balance row. Returns what paid and what promotional credit gave; less than asked when less is there.
 CREATE FUNCTION burn_credit(p_org text, p_job text, p_amount bigint, OUT paid bigint, OUT promo bigint)
@@ -125,8 +111,8 @@ BEGIN
   PERFORM return_credit(p_job, 'promo', v_promo);
   PERFORM return_credit(p_job, 'paid', v_paid);
   PERFORM post_entries('refund', p_refund || ':' || p_job, 'posted',
-    ARRAY[CASE v_mode WHEN 'internal' THEN 'recovery' ELSE 'refunds' END, 'promo:' || p_org,
-          funding_account(p_org, v_mode)],
+    ARRAY['refunds', 'promo:' || p_org,
+          funding_account(p_org, (SELECT team_id FROM job WHERE id = p_job), v_mode)],
     ARRAY[v_net, -v_promo, v_promo - v_net]);
   RETURN v_net;
 END $$;

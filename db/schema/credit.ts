@@ -8,7 +8,6 @@ import {
   primaryKey,
   text,
   timestamp,
-  uniqueIndex,
 } from 'drizzle-orm/pg-core'
 import { job } from './job.ts'
 import { org } from './org.ts'
@@ -29,15 +28,14 @@ export const creditGrant = pgTable(
     remainingMicros: bigint('remaining_micros', { mode: 'bigint' }).notNull(),
     /** 0 is burned first. */
     priority: integer().notNull().default(50),
-    /** A payment, a promotion or a refund; unique in the org for ever. */
-    sourceId: text('source_id').notNull(),
+    /** What it came from, such as a payment; unique for ever. */
+    sourceId: text('source_id').notNull().unique(),
     effectiveAt: timestamp('effective_at', { withTimezone: true }).notNull().defaultNow(),
     expiresAt: timestamp('expires_at', { withTimezone: true }),
     expiredAt: timestamp('expired_at', { withTimezone: true }),
     createdAt: timestamp('created_at', { withTimezone: true }).notNull().defaultNow(),
   },
   (t) => [
-    uniqueIndex('credit_grant_source_once').on(t.orgId, t.sourceId),
     index('credit_grant_open')
       .on(t.orgId, t.priority, t.expiresAt)
       .where(sql`${t.remainingMicros} > 0`),

@@ -33,6 +33,7 @@ export function jobsCreate(deps: Deps) {
       steps: body.steps,
       guidanceScale: body.guidance_scale,
       format: body.output_format,
+      priority: body.priority,
       webhookUrl: body.webhook_url,
       idempotency: idempotencyOf(c.req.valid('header')),
       isSync: false,

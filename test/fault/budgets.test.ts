@@ -157,7 +157,7 @@ describe('credit', () => {
       const tenant = await createBareTenant(db, { settlementMode })
       const grant = { orgId: tenant.orgId, amountMicros: IMAGE_MICROS, sourceId: settlementMode }
       await expect(grantCredit(db, grant)).rejects.toThrow(
-        `${tenant.orgId} is ${settlementMode}; only a prepaid org has credit`,
+        `${tenant.orgId} is ${settlementMode}; it has no paid credit`,
       )
       expect(await reserve(db, tenant, { n: 10 })).toMatchObject({ ok: true })
       expect(await checkBooks(db)).toEqual([])
@@ -202,7 +202,7 @@ describe('credit', () => {
          select 1 from job j where substr(j.id, 5) = t.source_id and j.org_id = ${tenant.orgId})
        order by e.id`
     expect(entries.map((row) => [row.account_id, row.amount_micros])).toEqual([
-      [`team_cost:${tenant.orgId}`, IMAGE_MICROS],
+      [`team_cost:${tenant.teamId}`, IMAGE_MICROS],
       ['recovery', -IMAGE_MICROS],
     ])
     expect(await checkBooks(db)).toEqual([])

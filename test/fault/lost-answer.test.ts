@@ -10,7 +10,7 @@ import type { TestApp } from '../support/app.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { IMAGE_MICROS, createBareTenant, deliver, newJob } from '../support/jobs.ts'
+import { IMAGE_MICROS, LIST_PRICE, createBareTenant, deliver, newJob } from '../support/jobs.ts'
 import type { BareTenant } from '../support/jobs.ts'
 import { createTenant } from '../support/tenant.ts'
 import { startWire } from '../support/wire.ts'
@@ -42,7 +42,7 @@ afterEach(async () => {
 
 function order(changes: Parameters<typeof newJob>[1] = {}): ReserveInput {
   const job = newJob(tenant, changes)
-  return { job, unitMicros: IMAGE_MICROS, priceVersionId: 'price_glm_image_1' }
+  return { job, price: LIST_PRICE }
 }
 
 /** Cuts the line when the answer of the nth reservation is on its way. */

@@ -8,7 +8,7 @@ import { setBudget } from '../../db/orgs.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { IMAGE_MICROS, createBareKey, createBareTenant, newJob, reserve } from '../support/jobs.ts'
+import { IMAGE_MICROS, LIST_PRICE, createBareKey, createBareTenant, newJob, reserve } from '../support/jobs.ts'
 
 let database: TestDatabase
 beforeAll(async () => {
@@ -186,7 +186,7 @@ test('a reservation is seen whole: job, hold and message commit together', async
   const { db } = database
   const tenant = await createBareTenant(db)
   const job = newJob(tenant, { n: 2, callerFields: { request_id: 'abc' } })
-  await reserveJob(db, { job, unitMicros: IMAGE_MICROS, priceVersionId: 'price_glm_image_1' })
+  await reserveJob(db, { job, price: LIST_PRICE })
   const found = await findJob(db, { orgId: tenant.orgId, jobId: job.id })
   expect(found?.job).toMatchObject({ state: 'accepted', n: 2, callerFields: { request_id: 'abc' } })
   expect(found?.reservation).toMatchObject({ state: 'held', amountMicros: 30_000n })

@@ -24,10 +24,10 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
   [
     'the whole hold is charged',
     'settle_job',
-    'v_captured := r.unit_micros * v_delivered',
-    'v_captured := r.amount_micros',
+    'PERFORM settle_legs(r.id, r.amount_micros, v_captured)',
+    'PERFORM settle_legs(r.id, r.amount_micros, r.amount_micros)',
   ],
-  ['no usage line', 'settle_job', 'WHERE o.job_id = j.id AND p.id', 'WHERE false AND p.id'],
+  ['no usage line', 'write_usage', 'WHERE p.id', 'WHERE false AND p.id'],
   ['the charge is not posted', 'settle_job', 'IF v_captured > 0', 'IF false'],
   ['the hold stays pending', 'settle_job', 'IF r.amount_micros > 0', 'IF false'],
   [
@@ -60,8 +60,14 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
     'false THEN',
   ],
   ['a payment is granted twice', 'grant_credit', 'RETURN false;', 'NULL;'],
-  ['a payment stands for another amount', 'grant_credit', 'e.amount_micros = -p_amount', 'true'],
-  ['credit for an org that pays later', 'grant_credit', "v_mode <> 'prepaid'", 'false'],
+  ['a payment stands for another amount', 'grant_credit', 'amount_micros = p_amount', 'true'],
+  [
+    'credit for an org that pays later',
+    'grant_credit',
+    "v_mode = 'postpaid' AND p_kind = 'paid'",
+    'false',
+  ],
+  ['credit is not burned', 'burn_credit', 'remaining_micros - v_part', 'remaining_micros'],
   ['a prepaid limit is set by hand', 'set_budget', "RETURN 'credit_is_granted'", 'NULL'],
 ]
 

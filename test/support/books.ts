@@ -21,11 +21,14 @@ const RULES: Record<string, string> = {
       left join reservation_leg l on l.budget_id = b.id
       left join reservation r on r.id = l.reservation_id and r.state = 'held'
      group by b.id having b.held_micros <> coalesce(sum(r.amount_micros), 0)`,
-  'spent on a budget row = sum of what was captured on it': `
+  'spent on a budget row = sum of what was captured on it and not refunded': `
     select b.id, b.scope, b.spent_micros from budget b
       left join reservation_leg l on l.budget_id = b.id
       left join reservation r on r.id = l.reservation_id
-     group by b.id having b.spent_micros <> coalesce(sum(r.captured_micros), 0)`,
+      left join lateral (
+        select sum(c.net_micros) as micros from usage_event u join usage_correction c on c.usage_event_id = u.id
+         where u.job_id = r.job_id and c.reason = 'refund') refund on true
+     group by b.id having b.spent_micros <> coalesce(sum(r.captured_micros + coalesce(refund.micros, 0)), 0)`,
   'jobs in flight on a balance row = open reservations': `
     select b.id, b.scope, b.inflight from budget b
       left join reservation_leg l on l.budget_id = b.id
@@ -42,10 +45,15 @@ const RULES: Record<string, string> = {
   'a hold is open exactly while its job is unfinished': `
     select j.id, j.state, r.state from job j join reservation r on r.job_id = j.id
      where (r.state = 'held') <> (j.state in ('accepted', 'queued', 'running'))`,
-  'captured = unit price times stored images of a finished job': `
+  'captured = what the stored images of a finished job cost, each at most the unit price': `
     select j.id from job j join reservation r on r.job_id = j.id
-     where r.state <> 'held' and r.captured_micros <>
-           r.unit_micros * (select count(*) from job_output o where o.job_id = j.id)`,
+      left join usage_event u on u.job_id = j.id
+     group by j.id, r.id having (r.state <> 'held') and r.captured_micros <> coalesce(sum(u.net_micros), 0)
+         or max(u.net_micros) > r.unit_micros`,
+  'without tiers an image costs the unit price': `
+    select u.id from usage_event u join reservation r on r.job_id = u.job_id
+      join price_version p on p.id = u.price_version_id
+     where p.tiers is null and u.net_micros <> r.unit_micros`,
   'one usage line per stored image of a finished job, none else': `
     select coalesce(u.job_id, o.job_id) from usage_event u
       full join (select o.* from job_output o join job j on j.id = o.job_id and j.finished_at is not null) o
@@ -67,11 +75,31 @@ const RULES: Record<string, string> = {
     select 1 where (select coalesce(-sum(amount_micros), 0) from ledger_entry
                      where phase = 'posted' and account_id in ('revenue', 'recovery'))
                 <> (select coalesce(sum(captured_micros), 0) from reservation)`,
-  'a prepaid org owes what it was granted less what it spent': `
+  'a prepaid org is owed what it was granted less what it spent: by its accounts, by its grants': `
     select o.id from org o join budget b on b.scope = 'org' and b.scope_id = o.id and b.kind = 'balance'
-     where o.settlement_mode = 'prepaid' and b.limit_micros - b.spent_micros <>
+     where o.settlement_mode = 'prepaid' and (b.limit_micros - b.spent_micros <>
        (select coalesce(-sum(e.amount_micros), 0) from ledger_entry e
-         where e.account_id = 'prepaid:' || o.id and e.phase = 'posted')`,
+         where e.account_id in ('prepaid:' || o.id, 'promo:' || o.id) and e.phase = 'posted')
+       or b.limit_micros - b.spent_micros <>
+          (select coalesce(sum(g.remaining_micros), 0) from credit_grant g where g.org_id = o.id))`,
+  'what is left of credit of a kind = its account': `
+    select o.id, x.kind from org o cross join unnest(array['paid', 'promo']) as x(kind)
+     where (select coalesce(sum(remaining_micros), 0) from credit_grant g where g.org_id = o.id and g.kind = x.kind)
+        <> (select coalesce(-sum(e.amount_micros), 0) from ledger_entry e where e.phase = 'posted'
+             and e.account_id = case x.kind when 'paid' then 'prepaid:' else 'promo:' end || o.id)`,
+  'of a grant is left what was not burned, or came back, or expired': `
+    select g.id from credit_grant g left join credit_burn u on u.grant_id = g.id
+     group by g.id having g.remaining_micros <> g.amount_micros - coalesce(sum(u.amount_micros - u.returned_micros), 0)
+       - (select coalesce(sum(e.amount_micros), 0) from ledger_txn t join ledger_entry e on e.txn_id = t.id
+           where t.kind = 'expire' and t.source_id like g.id || ':%' and e.amount_micros > 0)`,
+  'promotional credit in the usage lines of a job = what the job burned of it': `
+    select r.job_id from reservation r where
+      (select coalesce(sum(u.credit_micros), 0) from usage_event u where u.job_id = r.job_id) <>
+      (select coalesce(sum(c.amount_micros), 0) from credit_burn c join credit_grant g on g.id = c.grant_id
+        where c.job_id = r.job_id and g.kind = 'promo')`,
+  'refunds in the ledger = corrections': `
+    select 1 where (select coalesce(sum(e.amount_micros), 0) from ledger_entry e where e.account_id = 'refunds')
+                <> (select coalesce(-sum(net_micros), 0) from usage_correction where reason = 'refund')`,
   'the newest month of a level counts every job accepted in it, and states the limit that is set': `
     select b.id from budget b
       join lateral (select m.* from budget m
@@ -90,11 +118,12 @@ const RULES: Record<string, string> = {
     select id from budget where limit_micros < 0 or month_limit_micros < 0 or max_inflight < 0`,
   'what is charged and granted to an org lies on the account of its settlement mode': `
     select e.id from ledger_entry e join ledger_account a on a.id = e.account_id join org o on o.id = a.org_id
-     where a.type <> case o.settlement_mode when 'prepaid' then 'prepaid'
-                     when 'postpaid' then 'receivable' else 'team_cost' end`,
+     where a.type <> all (case o.settlement_mode when 'prepaid' then array['prepaid', 'promo']
+                     when 'postpaid' then array['receivable', 'promo'] else array['team_cost'] end)`,
   'the unit price is that of the price version': `
     select r.id from reservation r join price_version p on p.id = r.price_version_id
-     where r.unit_micros <> (2 * p.price_micros + p.per_units) / (2 * p.per_units)`,
+      left join org_price c on c.id = r.org_price_id
+     where r.unit_micros <> round(p.price_micros * (10000 - coalesce(c.discount_bp, 0)) / 10000.0 / p.per_units)`,
   'charges and releases belong to settled reservations, one each': `
     select r.id, r.state from reservation r
       left join ledger_txn released on released.kind = 'release' and released.source_id = substr(r.job_id, 5)

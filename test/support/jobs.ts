@@ -10,6 +10,12 @@ import type { Limits } from '../../db/orgs.ts'
 
 /** One image at list price. */
 export const IMAGE_MICROS = 15_000n
+export const LIST_PRICE = {
+  unitMicros: IMAGE_MICROS,
+  priceVersionId: 'price_glm_image_1',
+  listVersionId: 'price_glm_image_1',
+  orgPriceId: null,
+}
 
 export interface BareTenant {
   orgId: string
@@ -74,6 +80,8 @@ export function newJob(tenant: BareTenant, changes: Partial<NewJob> = {}): NewJo
     width: 64,
     height: 64,
     n: 1,
+    quality: 'hd',
+    priority: 'standard',
     seed: 1,
     steps: null,
     guidanceScale: null,
@@ -93,8 +101,7 @@ export function reserve(
 ): Promise<ReserveResult> {
   return reserveJob(db, {
     job: newJob(tenant, changes),
-    unitMicros: IMAGE_MICROS,
-    priceVersionId: 'price_glm_image_1',
+    price: LIST_PRICE,
   })
 }
 

@@ -222,7 +222,7 @@ async function orThrown(work: () => Promise<object>): Promise<Record<string, unk
     const isExpected =
       error instanceof RangeError ||
       (error instanceof Error &&
-        /without a stored image|only a prepaid org|granted before/.test(error.message))
+        /without a stored image|has no paid credit|granted before/.test(error.message))
     if (isExpected) return { thrown: true }
     throw error
   }

@@ -1,0 +1,33 @@
+import type { Db } from '../db/client.ts'
+
+/**
+ * Gives back what charged pictures of a finished job cost: a correction row per picture, the money to the credit it
+ * came from or off what is owed, and room in the budgets the job was counted in. Usage lines stay as they are. A
+ * picture is refunded once, whatever asks for it, so this is safe to repeat.
+ *
+ * @param input.refundId names the cause; unique for the job
+ * @returns what was given back now, in micro-USD; null when the org has no such finished job
+ */
+export async function refundImages(
+  db: Db,
+  input: { orgId: string; jobId: string; indexes: readonly number[]; refundId: string },
+): Promise<bigint | null> {
+  const [row] = await db.sql<{ micros: bigint | null }[]>`
+    select refund_images(${input.orgId}, ${input.jobId}, ${[...input.indexes]}::int[], ${input.refundId}) as micros`
+  return row?.micros ?? null
+}
+
+/**
+ * Gives up what a postpaid org owes and will not pay, once per source.
+ *
+ * @returns false when this source was written off before
+ * @throws with SQLSTATE `GP409` when the org is not postpaid or the amount not positive
+ */
+export async function writeOff(
+  db: Db,
+  input: { orgId: string; amountMicros: bigint; sourceId: string },
+): Promise<boolean> {
+  const [row] = await db.sql<{ written: boolean }[]>`
+    select write_off(${input.orgId}, ${input.amountMicros}::bigint, ${input.sourceId}) as written`
+  return row?.written ?? false
+}
