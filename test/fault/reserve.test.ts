@@ -8,7 +8,14 @@ import { setBudget } from '../../db/orgs.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { IMAGE_MICROS, LIST_PRICE, createBareKey, createBareTenant, newJob, reserve } from '../support/jobs.ts'
+import {
+  IMAGE_MICROS,
+  LIST_PRICE,
+  createBareKey,
+  createBareTenant,
+  newJob,
+  reserve,
+} from '../support/jobs.ts'
 
 let database: TestDatabase
 beforeAll(async () => {
