@@ -3,7 +3,7 @@ import { ID_PREFIXES } from '../db/ids.ts'
 import type { IdKind } from '../db/ids.ts'
 import type { LoggedDelivery } from '../db/webhook-log.ts'
 import type { EndpointRow } from '../db/webhooks.ts'
-import { text } from './contract.ts'
+import { pageLimit, text } from './contract.ts'
 import { ApiError } from './errors.ts'
 import { ADDRESS_REFUSALS, checkWebhookUrl } from './webhook-address.ts'
 import { webhookSecrets } from './webhook-signature.ts'
@@ -105,7 +105,7 @@ export const deliveryQuery = z.strictObject({
   job_id: idOf('job').optional(),
   state: deliveryState.optional(),
   before: idOf('delivery').optional(),
-  limit: z.coerce.number().int().min(1).max(100).default(20),
+  limit: pageLimit(20, 100),
 })
 
 export const deliveryPage = z
