@@ -1,5 +1,6 @@
 import { and, desc, eq, isNull } from 'drizzle-orm'
 import type { Db } from './client.ts'
+import { withTransaction } from './client.ts'
 import { createId } from './ids.ts'
 import { webhookEndpoint } from './schema/webhook.ts'
 
@@ -19,13 +20,17 @@ export async function insertEndpoint(
   input: { orgId: string; url: string; description: string | null; eventTypes: string[] },
 ): Promise<EndpointRow | null> {
   const id = createId('endpoint')
-  const inserted = await db.sql`
-    insert into webhook_endpoint (id, org_id, url, description, event_types)
-    select ${id}, ${input.orgId}, ${input.url}, ${input.description}::text, ${input.eventTypes}::text[]
-     where (select count(*) from webhook_endpoint
-             where org_id = ${input.orgId} and deleted_at is null) < ${MAX_ENDPOINTS}`
-  if (inserted.count === 0) return null
-  return findEndpoint(db, { orgId: input.orgId, endpointId: id })
+  const isInserted = await withTransaction(db, async (tx) => {
+    // Those made at the same time are counted too. This lock does not stand in the way of new jobs.
+    await tx.sql`select 1 from org where id = ${input.orgId} for no key update`
+    const inserted = await tx.sql`
+      insert into webhook_endpoint (id, org_id, url, description, event_types)
+      select ${id}, ${input.orgId}, ${input.url}, ${input.description}::text, ${input.eventTypes}::text[]
+       where (select count(*) from webhook_endpoint
+               where org_id = ${input.orgId} and deleted_at is null) < ${MAX_ENDPOINTS}`
+    return inserted.count === 1
+  })
+  return isInserted ? findEndpoint(db, { orgId: input.orgId, endpointId: id }) : null
 }
 
 /** The org's endpoints, newest first; at most `MAX_ENDPOINTS`. */

@@ -5,10 +5,12 @@ import { jwksGet } from './routes/jwks.get.ts'
 import { internalPoke } from './routes/internal.poke.ts'
 import { jobsDelete } from './routes/jobs.delete.ts'
 import { jobsSign } from './routes/jobs.sign.ts'
+import { webhookDeliveriesGet } from './routes/webhook-deliveries.get.ts'
 import { webhookDeliveriesList } from './routes/webhook-deliveries.list.ts'
 import { webhookDeliveriesReplay } from './routes/webhook-deliveries.replay.ts'
 import { webhookEndpointsCreate } from './routes/webhook-endpoints.create.ts'
 import { webhookEndpointsDelete } from './routes/webhook-endpoints.delete.ts'
+import { webhookEndpointsGet } from './routes/webhook-endpoints.get.ts'
 import { webhookEndpointsList } from './routes/webhook-endpoints.list.ts'
 import { webhookEndpointsRotate } from './routes/webhook-endpoints.rotate.ts'
 import { webhookEndpointsUpdate } from './routes/webhook-endpoints.update.ts'
@@ -39,10 +41,12 @@ export function webhookRoutes(deps: Deps) {
   return createRouter()
     .route('/', webhookEndpointsCreate(deps))
     .route('/', webhookEndpointsList(deps))
+    .route('/', webhookEndpointsGet(deps))
     .route('/', webhookEndpointsUpdate(deps))
     .route('/', webhookEndpointsDelete(deps))
     .route('/', webhookEndpointsRotate(deps))
     .route('/', webhookDeliveriesList(deps))
+    .route('/', webhookDeliveriesGet(deps))
     .route('/', webhookDeliveriesReplay(deps))
     .route('/', webhookSecretGet(deps))
 }

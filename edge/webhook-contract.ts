@@ -1,6 +1,9 @@
 import { z } from '@hono/zod-openapi'
+import { ID_PREFIXES } from '../db/ids.ts'
+import type { IdKind } from '../db/ids.ts'
 import type { LoggedDelivery } from '../db/webhook-log.ts'
 import type { EndpointRow } from '../db/webhooks.ts'
+import { pageLimit, text } from './contract.ts'
 import { ApiError } from './errors.ts'
 import { ADDRESS_REFUSALS, checkWebhookUrl } from './webhook-address.ts'
 import { webhookSecrets } from './webhook-signature.ts'
@@ -16,8 +19,8 @@ export const eventType = z.enum([
   'webhook_endpoint.disabled',
 ])
 
-const url = z.string().min(1)
-const description = z.string().max(256)
+const url = text.min(1)
+const description = text.max(256)
 const eventTypes = z.array(eventType).max(eventType.options.length)
 
 /** `POST /v1/webhook-endpoints`; no event types means all of them. */
@@ -48,6 +51,9 @@ export const wireEndpoint = z
     enabled: z.boolean(),
     disabled_reason: z.string().nullable(),
     failing_since: instant.nullable(),
+    deferred_until: instant
+      .nullable()
+      .openapi({ description: 'Its receiver was overloaded; nothing is sent before this moment.' }),
     public_key: z.string().openapi({ example: 'whpk_...' }),
     previous_secret_until: instant.nullable(),
     created_at: instant,
@@ -93,6 +99,15 @@ export const wireDelivery = z
   })
   .openapi('WebhookDelivery')
 
+/** `GET /v1/webhook-deliveries` */
+export const deliveryQuery = z.strictObject({
+  endpoint_id: idOf('endpoint').optional(),
+  job_id: idOf('job').optional(),
+  state: deliveryState.optional(),
+  before: idOf('delivery').optional(),
+  limit: pageLimit(20, 100),
+})
+
 export const deliveryPage = z
   .strictObject({
     object: z.literal('list'),
@@ -113,6 +128,11 @@ export const endpointIdParam = z.object({
 export const deliveryIdParam = z.object({
   delivery_id: z.string().openapi({ example: 'whd_01k...' }),
 })
+
+/** Text that can be an id of this kind; whether there is such a one, the database knows. */
+function idOf(kind: IdKind) {
+  return z.string().regex(new RegExp(`^${ID_PREFIXES[kind]}_\\w{1,60}$`))
+}
 
 /** An endpoint as shown, without its secret. */
 export async function toWireEndpoint(
@@ -138,6 +158,7 @@ export async function toWireEndpointWithSecret(
     enabled: row.enabled,
     disabled_reason: row.disabledReason,
     failing_since: row.failingSince?.toISOString() ?? null,
+    deferred_until: row.deferredUntil?.toISOString() ?? null,
     public_key: keys.publicKey,
     previous_secret_until: row.previousSecretUntil?.toISOString() ?? null,
     created_at: row.createdAt.toISOString(),

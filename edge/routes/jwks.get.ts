@@ -1,6 +1,7 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import type { Deps } from '../deps.ts'
 import { createRouter, errorResponses, jsonResponse } from '../openapi.ts'
+import { peppersOf } from '../pepper.ts'
 import { createReceiptSigner } from '../receipt-signature.ts'
 
 const publicKey = z.strictObject({
@@ -16,7 +17,7 @@ const route = createRoute({
   method: 'get',
   path: '/.well-known/jwks.json',
   tags: ['Billing'],
-  summary: 'The public key of receipts',
+  summary: 'The public keys of receipts',
   security: [],
   responses: {
     200: jsonResponse(z.strictObject({ keys: z.array(publicKey) }), 'A JSON Web Key Set.'),
@@ -24,10 +25,12 @@ const route = createRoute({
   },
 })
 
-/** `GET /.well-known/jwks.json`: needs no key, so that an auditor can have it too. */
+/** `GET /.well-known/jwks.json`: needs no key, so that an auditor can have it too; the signing key comes first. */
 export function jwksGet(deps: Deps) {
   return createRouter().openapi(route, async (c) => {
-    const { publicJwk } = await createReceiptSigner(deps.pepper, deps.publicUrl)
-    return c.json({ keys: [publicKey.parse(publicJwk)] }, 200)
+    const signers = await Promise.all(
+      peppersOf(deps).map((pepper) => createReceiptSigner(pepper, deps.publicUrl)),
+    )
+    return c.json({ keys: signers.map(({ publicJwk }) => publicKey.parse(publicJwk)) }, 200)
   })
 }

@@ -1,23 +1,15 @@
-import { createRoute, z } from '@hono/zod-openapi'
+import { createRoute } from '@hono/zod-openapi'
 import { listDeliveries } from '../../db/webhook-log.ts'
 import type { Deps } from '../deps.ts'
 import { KEY_ERRORS, createRouter, errorResponses, jsonResponse } from '../openapi.ts'
-import { deliveryPage, deliveryState, toWireDelivery } from '../webhook-contract.ts'
+import { deliveryPage, deliveryQuery, toWireDelivery } from '../webhook-contract.ts'
 
 const route = createRoute({
   method: 'get',
   path: '/v1/webhook-deliveries',
   tags: ['Webhooks'],
   summary: 'The delivery log, with every attempt and its status',
-  request: {
-    query: z.strictObject({
-      endpoint_id: z.string().max(64).optional(),
-      job_id: z.string().max(64).optional(),
-      state: deliveryState.optional(),
-      before: z.string().max(64).optional(),
-      limit: z.coerce.number().int().min(1).max(100).default(20),
-    }),
-  },
+  request: { query: deliveryQuery },
   responses: {
     200: jsonResponse(deliveryPage, 'A page; pass `next_before` as `before` for the next one.'),
     ...errorResponses(...KEY_ERRORS, 'invalid_request'),

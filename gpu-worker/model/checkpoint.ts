@@ -4,11 +4,11 @@ import { join } from 'node:path'
 
 import type { z } from 'zod'
 
+import { CheckpointError } from './checkpoint-error.ts'
 import {
   autoregressiveSchema,
   generationSchema,
   schedulerSchema,
-  servingSchema,
   textEncoderSchema,
   transformerSchema,
   vaeSchema,
@@ -17,13 +17,15 @@ import type {
   AutoregressiveConfig,
   GenerationConfig,
   SchedulerConfig,
-  ServingConfig,
   TextEncoderConfig,
   TransformerConfig,
   VaeConfig,
 } from './config.ts'
-import { CheckpointError, openTensors } from './safetensors.ts'
+import { openTensors } from './safetensors.ts'
 import type { TensorIndex } from './safetensors.ts'
+import { readSize, servingSchema, sizeProblem } from './serving.ts'
+import type { ServingConfig } from './serving.ts'
+import { sampleTensors } from './tensor-data.ts'
 
 /** The folders that hold weights. */
 export type TensorFolder = 'vision_language_encoder' | 'transformer' | 'vae' | 'text_encoder'
@@ -43,8 +45,9 @@ export interface Checkpoint {
   /** Headers of one folder, read at the first call and kept. */
   tensors(folder: TensorFolder): Promise<TensorIndex>
   /**
-   * sha256 (hex) over every configuration file, every safetensors header and every file size. Weights that
-   * differ only in values share it: the data of a real checkpoint is too large to hash at each start.
+   * sha256 (hex) over every configuration file, every safetensors header and file size, and up to 64 KiB of every
+   * tensor: another training has another hash. The data of a real checkpoint is too large to be hashed whole at each
+   * start, so a change of single numbers may go unseen.
    */
   hash(): Promise<string>
 }
@@ -71,6 +74,7 @@ const PROMPT_FILES = [
   'processor/tokenizer.json',
   'processor/tokenizer_config.json',
   'processor/chat_template.jinja',
+  'processor/chat_template.json',
 ]
 
 /**
@@ -138,10 +142,23 @@ function checkAgreement(dir: string, configs: Configs): void {
       serving.size.multipleOf % cellPixels === 0,
       `serving.json: size.multiple_of must be a multiple of ${cellPixels}`,
     ],
+    ...serving.size.recommended.map((text): [boolean, string] => [
+      isOnGrid(text, cellPixels),
+      `serving.json: size.recommended: both sides of ${text} must be multiples of ${cellPixels}`,
+    ]),
+    [
+      sizeProblem(readSize(serving.size.default), serving.size) === null,
+      `serving.json: size.default: ${serving.size.default} must be recommended or within the limits`,
+    ],
   ]
   for (const [holds, message] of rules) {
     if (!holds) throw new CheckpointError(join(dir, message))
   }
+}
+
+function isOnGrid(text: string, cellPixels: number): boolean {
+  const { width, height } = readSize(text)
+  return width % cellPixels === 0 && height % cellPixels === 0
 }
 
 /** A missing optional file counts as `{}`: its schema knows the defaults. */
@@ -188,9 +205,11 @@ async function hashCheckpoint(
     if (text) hash.update(text)
   }
   for (const folder of TENSOR_FOLDERS) {
-    for (const { sizeBytes, header } of (await tensors(folder)).files) {
+    const index = await tensors(folder)
+    for (const { sizeBytes, header } of index.files) {
       hash.update(`${folder}\0${sizeBytes}\0${header.length}\0`).update(header)
     }
+    for await (const bytes of sampleTensors(index)) hash.update(bytes)
   }
   return hash.digest('hex')
 }

@@ -3,24 +3,29 @@ import { z } from 'zod'
 /**
  * The configuration files of a checkpoint, in the names of the field.
  *
- * Keys that the published files leave out have the values of the reference implementation here. Unknown keys
- * are ignored: the files carry many that only training uses.
+ * Keys that the published files leave out have the values of the reference implementation here. Keys that would
+ * change the arithmetic are refused unless they ask for what the graphs do. All others are ignored: the files carry
+ * many that only training or editing uses.
  */
 
 const count = z.int().positive()
 const positive = z.number().positive()
 
-const ropeSchema = z
-  .object({
-    rope_theta: positive.default(10_000),
-    partial_rotary_factor: z.number().positive().max(1).default(0.5),
-    mrope_section: z.array(z.int().nonnegative()).length(3).default([8, 12, 12]),
-  })
-  .transform((raw) => ({
-    theta: raw.rope_theta,
-    partialRotaryFactor: raw.partial_rotary_factor,
-    section: raw.mrope_section,
-  }))
+/** The one value that the graphs know, which is also the published one. */
+const only = <Value extends string | number | boolean>(value: Value) =>
+  z.literal(value, { error: `only ${value} is supported` })
+
+/** A branch of the reference that the graphs do not have. */
+const off = z
+  .union([z.literal(false), z.null()], { error: 'is not supported: only false or null' })
+  .optional()
+
+const ropeSchema = z.object({
+  rope_type: only('default').optional(),
+  rope_theta: positive.default(10_000),
+  partial_rotary_factor: z.number().positive().max(1).default(0.5),
+  mrope_section: z.array(z.int().nonnegative()).length(3).default([8, 12, 12]),
+})
 
 const decoderSchema = z
   .object({
@@ -29,49 +34,94 @@ const decoderSchema = z
     num_attention_heads: count.default(32),
     num_key_value_heads: count.default(2),
     head_dim: count.nullish(),
+    hidden_act: only('silu').optional(),
     intermediate_size: count.default(13_696),
     attention_bias: z.boolean().default(true),
     rms_norm_eps: positive.default(1e-5),
     vocab_size: count.default(168_064),
     vision_vocab_size: count.default(16_512),
     rope_parameters: ropeSchema.prefault({}),
+    /** Where older files state what rope_parameters states now. */
+    rope_scaling: z.null({ error: 'is not supported: rope_parameters is read' }).optional(),
+    rope_theta: positive.nullish(),
+    partial_rotary_factor: positive.nullish(),
   })
-  .refine((raw) => raw.num_attention_heads % raw.num_key_value_heads === 0, {
-    path: ['num_attention_heads'],
-    error: 'must be a multiple of num_key_value_heads',
+  .superRefine((raw, context) => {
+    const refuse = (path: string[], message: string) =>
+      context.addIssue({ code: 'custom', path, message })
+    if (raw.num_attention_heads % raw.num_key_value_heads !== 0) {
+      refuse(['num_attention_heads'], 'must be a multiple of num_key_value_heads')
+    }
+    if (!Number.isInteger(headDimOf(raw))) {
+      refuse(['hidden_size'], 'must be a multiple of num_attention_heads when head_dim is absent')
+    }
+    for (const key of ['rope_theta', 'partial_rotary_factor'] as const) {
+      if ((raw[key] ?? raw.rope_parameters[key]) === raw.rope_parameters[key]) continue
+      refuse([key], `must equal rope_parameters.${key} = ${raw.rope_parameters[key]}`)
+    }
+    const width = rotaryWidthOf(raw)
+    if (width === 0 || width % 2 !== 0) {
+      const rule = `gives ${width} rotary dimensions of a head, which must be even and not 0`
+      refuse(['rope_parameters', 'partial_rotary_factor'], rule)
+    }
+    const sum = raw.rope_parameters.mrope_section.reduce((total, part) => total + part, 0)
+    if (sum !== width / 2) {
+      const rule = `must sum to half the rotary dimensions of a head: ${width / 2}, not ${sum}`
+      refuse(['rope_parameters', 'mrope_section'], rule)
+    }
   })
   .transform((raw) => ({
     hiddenSize: raw.hidden_size,
     layerCount: raw.num_hidden_layers,
     headCount: raw.num_attention_heads,
     keyValueHeadCount: raw.num_key_value_heads,
-    headDim: raw.head_dim ?? raw.hidden_size / raw.num_attention_heads,
+    headDim: headDimOf(raw),
     intermediateSize: raw.intermediate_size,
     attentionBias: raw.attention_bias,
     normEpsilon: raw.rms_norm_eps,
     vocabularySize: raw.vocab_size,
     visionVocabularySize: raw.vision_vocab_size,
-    rope: raw.rope_parameters,
+    rope: {
+      theta: raw.rope_parameters.rope_theta,
+      /** Dimensions of a head that are rotated. */
+      width: rotaryWidthOf(raw),
+      section: raw.rope_parameters.mrope_section,
+    },
   }))
-  .refine((config) => Number.isInteger(config.headDim), {
-    path: ['hidden_size'],
-    error: 'must be a multiple of num_attention_heads when head_dim is absent',
-  })
+
+interface RawHeads {
+  hidden_size: number
+  num_attention_heads: number
+  head_dim?: number | null | undefined
+}
+
+function headDimOf(raw: RawHeads): number {
+  return raw.head_dim ?? raw.hidden_size / raw.num_attention_heads
+}
+
+/** Truncated, as the reference does. */
+function rotaryWidthOf(
+  raw: RawHeads & { rope_parameters: { partial_rotary_factor: number } },
+): number {
+  return Math.trunc(headDimOf(raw) * raw.rope_parameters.partial_rotary_factor)
+}
 
 /** `vision_language_encoder/config.json`: the writer of visual tokens. */
 export const autoregressiveSchema = z
   .object({
     image_start_token_id: z.int().nonnegative().default(16_384),
-    image_end_token_id: z.int().nonnegative().default(16_385),
-    image_token_id: z.int().nonnegative().default(167_855),
     text_config: decoderSchema,
     vq_config: z.object({ num_embeddings: count.default(16_384) }).prefault({}),
   })
+  .superRefine((raw, context) => {
+    if (raw.text_config.visionVocabularySize >= raw.vq_config.num_embeddings) return
+    const message = `must be at least vq_config.num_embeddings = ${raw.vq_config.num_embeddings}`
+    context.addIssue({ code: 'custom', path: ['text_config', 'vision_vocab_size'], message })
+  })
   .transform((raw) => ({
     ...raw.text_config,
+    /** The last token of a prompt. */
     imageStartTokenId: raw.image_start_token_id,
-    imageEndTokenId: raw.image_end_token_id,
-    imageTokenId: raw.image_token_id,
     codebookSize: raw.vq_config.num_embeddings,
   }))
 export type AutoregressiveConfig = z.output<typeof autoregressiveSchema>
@@ -79,11 +129,18 @@ export type AutoregressiveConfig = z.output<typeof autoregressiveSchema>
 /** `vision_language_encoder/generation_config.json`: how tokens are sampled. */
 export const generationSchema = z
   .object({
+    do_sample: only(true).optional(),
     temperature: positive.default(0.9),
     top_p: z.number().positive().max(1).default(0.75),
-    top_k: z.int().nonnegative().default(16_512),
+    top_k: z.int().nonnegative().nullish(),
+    repetition_penalty: only(1).nullish(),
   })
-  .transform((raw) => ({ temperature: raw.temperature, topP: raw.top_p, topK: raw.top_k }))
+  .transform((raw) => ({
+    temperature: raw.temperature,
+    topP: raw.top_p,
+    /** 0 is off. */
+    topK: raw.top_k ?? 0,
+  }))
 export type GenerationConfig = z.output<typeof generationSchema>
 
 /** `text_encoder/config.json`: the byte-level encoder of quoted text. */
@@ -98,6 +155,9 @@ export const textEncoderSchema = z
     layer_norm_epsilon: positive.default(1e-6),
     relative_attention_num_buckets: z.int().min(4).multipleOf(4).default(32),
     relative_attention_max_distance: count.default(128),
+    feed_forward_proj: only('gated-gelu').optional(),
+    dense_act_fn: only('gelu_new').optional(),
+    is_gated_act: only(true).optional(),
   })
   .transform((raw) => ({
     modelSize: raw.d_model,
@@ -149,12 +209,10 @@ export const vaeSchema = z
     latent_channels: count.default(16),
     out_channels: z.literal(3).default(3),
     norm_num_groups: count.default(32),
-    mid_block_add_attention: z
-      .literal(false, { error: 'attention in the middle block is not supported' })
-      .default(false),
-    use_post_quant_conv: z
-      .literal(false, { error: 'a convolution before the decoder is not supported' })
-      .default(false),
+    act_fn: z.enum(['silu', 'swish'], { error: 'only silu is supported' }).optional(),
+    up_block_types: z.array(only('UpDecoderBlock2D')).optional(),
+    mid_block_add_attention: off,
+    use_post_quant_conv: off,
     latents_mean: z.array(z.number()),
     latents_std: z.array(positive),
   })
@@ -163,6 +221,10 @@ export const vaeSchema = z
       if (raw[key].length === raw.latent_channels) continue
       const message = `must have latent_channels = ${raw.latent_channels} numbers`
       context.addIssue({ code: 'custom', path: [key], message })
+    }
+    if (raw.block_out_channels.some((channels) => channels % raw.norm_num_groups !== 0)) {
+      const message = `must all be multiples of norm_num_groups = ${raw.norm_num_groups}`
+      context.addIssue({ code: 'custom', path: ['block_out_channels'], message })
     }
   })
   .transform((raw) => ({
@@ -185,12 +247,14 @@ export const schedulerSchema = z
     base_shift: z.number().default(0.25),
     max_shift: z.number().default(0.75),
     base_image_seq_len: count.default(256),
-    use_dynamic_shifting: z
-      .literal(true, { error: 'only dynamic shifting is supported' })
-      .default(true),
-    time_shift_type: z
-      .literal('linear', { error: 'only the linear shift is supported' })
-      .default('linear'),
+    use_dynamic_shifting: only(true).optional(),
+    time_shift_type: only('linear').optional(),
+    use_karras_sigmas: off,
+    use_exponential_sigmas: off,
+    use_beta_sigmas: off,
+    invert_sigmas: off,
+    shift_terminal: off,
+    stochastic_sampling: off,
   })
   .transform((raw) => ({
     trainTimesteps: raw.num_train_timesteps,
@@ -199,60 +263,3 @@ export const schedulerSchema = z
     baseTokens: raw.base_image_seq_len,
   }))
 export type SchedulerConfig = z.output<typeof schedulerSchema>
-
-const sizeText = z.string().regex(/^[1-9]\d{0,4}x[1-9]\d{0,4}$/, 'must look like 1280x1280')
-
-/** The published limits of the model: the two wide sizes are allowed by name although a side is below the least. */
-const GLM_IMAGE_SIZES = {
-  default: '1280x1280',
-  recommended: [
-    '1280x1280',
-    '1568x1056',
-    '1056x1568',
-    '1472x1088',
-    '1088x1472',
-    '1728x960',
-    '960x1728',
-  ],
-  min_side: 1024,
-  max_side: 2048,
-  multiple_of: 32,
-  max_pixels: 4_194_304,
-}
-
-/** `serving.json`, our own optional file beside the folders: what the server offers of this checkpoint. */
-export const servingSchema = z
-  .object({
-    model: z.string().min(1).default('glm-image'),
-    notice: z.string().nullable().default(null),
-    size: z
-      .object({
-        default: sizeText,
-        recommended: z.array(sizeText).min(1),
-        min_side: count,
-        max_side: count,
-        multiple_of: count,
-        max_pixels: count,
-      })
-      .prefault(GLM_IMAGE_SIZES),
-    steps: count.default(50),
-    guidance_scale: z.number().nonnegative().default(1.5),
-  })
-  .transform(({ size, ...raw }) => ({
-    model: raw.model,
-    notice: raw.notice,
-    size: {
-      default: size.default,
-      recommended: size.recommended,
-      minSide: size.min_side,
-      maxSide: size.max_side,
-      multipleOf: size.multiple_of,
-      maxPixels: size.max_pixels,
-    },
-    steps: raw.steps,
-    guidanceScale: raw.guidance_scale,
-  }))
-export type ServingConfig = z.output<typeof servingSchema>
-
-/** Which sizes a checkpoint is offered in; sides and area in pixels, sizes as WIDTHxHEIGHT. */
-export type SizeRules = ServingConfig['size']

@@ -11,11 +11,6 @@ export interface Cache {
 /** Where the language model's tensors stand in the checkpoint. */
 export const DECODER_PREFIX = 'model.language_model'
 
-/** Rotary dimensions of one head. */
-export function rotaryWidth(config: AutoregressiveConfig): number {
-  return config.headDim * config.rope.partialRotaryFactor
-}
-
 /** One pass of all layers over S new tokens; hidden [1, S, hidden size] before the final norm. */
 export function addPass(
   g: GraphBuilder,
@@ -106,7 +101,7 @@ function rotateHeads(
   heads: number,
   rotary: { cos: Value; sin: Value },
 ): Value {
-  const half = rotaryWidth(config) / 2
+  const half = config.rope.width / 2
   const split = castTo(g, reshape(g, x, [1, -1, heads, config.headDim]), 'float32')
   const a = slice(g, split, 3, 0, half)
   const b = slice(g, split, 3, half, 2 * half)

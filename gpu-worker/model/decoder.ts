@@ -1,5 +1,5 @@
 import type { AutoregressiveConfig } from './config.ts'
-import { addPass, DECODER_PREFIX, rotaryWidth } from './decoder-layers.ts'
+import { addPass, DECODER_PREFIX } from './decoder-layers.ts'
 import type { Cache } from './decoder-layers.ts'
 import type { TensorIndex } from './safetensors.ts'
 import { pickLikeliest, sampleNucleus } from './token-sampling.ts'
@@ -42,8 +42,8 @@ export function buildDecoder(options: DecoderOptions): Uint8Array {
   const { config, tensors, compute } = options
   const g = createGraph({ name: 'visual_tokens', tensors, compute })
   const ids = g.input('ids', 'int64', [1, 'prompt'])
-  const cos = g.input('cos', 'float32', ['rows', rotaryWidth(config) / 2])
-  const sin = g.input('sin', 'float32', ['rows', rotaryWidth(config) / 2])
+  const cos = g.input('cos', 'float32', ['rows', config.rope.width / 2])
+  const sin = g.input('sin', 'float32', ['rows', config.rope.width / 2])
   const steps = g.input('steps', 'int64', [])
   const draws =
     options.choice === 'forced'

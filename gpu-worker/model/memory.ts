@@ -2,7 +2,7 @@ import os from 'node:os'
 
 import { TENSOR_FOLDERS } from './checkpoint.ts'
 import type { Checkpoint, TensorFolder } from './checkpoint.ts'
-import { CheckpointError } from './safetensors.ts'
+import { CheckpointError } from './checkpoint-error.ts'
 
 /** Tensors that no graph of text to image takes in another type than the file's. */
 const NEVER_WIDENED: Partial<Record<TensorFolder, RegExp>> = {

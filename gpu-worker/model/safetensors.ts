@@ -1,5 +1,9 @@
-import { open, readFile, readdir, realpath } from 'node:fs/promises'
+import { open, readdir, realpath } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { isAbsolute, join, normalize } from 'node:path'
+
+import { CheckpointError } from './checkpoint-error.ts'
+import { isRecord, parseJson, readJsonObject } from './json-file.ts'
 
 /** Element types as a safetensors header spells them. */
 export type TensorDtype =
@@ -23,23 +27,22 @@ export interface TensorFile {
 }
 
 export interface TensorIndex {
-  /** @throws CheckpointError when the checkpoint has no such tensor */
+  /** @throws CheckpointError when the checkpoint has no such tensor, or one of an unknown element type */
   get(name: string): TensorRef
   has(name: string): boolean
+  /** All that `get` gives, in the order of the files. */
   names(): string[]
   /** The files behind the index, sorted by their name in the folder. */
   readonly files: readonly TensorFile[]
 }
 
-/** A checkpoint that cannot be used: the message names the file and what is wrong with it. */
-export class CheckpointError extends Error {
-  readonly code = 'model_invalid'
-  readonly retryable = false
-  constructor(message: string, options?: { cause?: unknown }) {
-    super(message, options)
-    this.name = 'CheckpointError'
-  }
+/** Graphs ask for some tensors only: a strange one among the others does no harm. */
+interface StrangeTensor {
+  readonly name: string
+  readonly problem: string
 }
+
+type Entry = TensorRef | StrangeTensor
 
 const BYTES_PER_ELEMENT: Record<TensorDtype, number> = {
   F64: 8,
@@ -69,7 +72,7 @@ const INDEX_SUFFIX = '.safetensors.index.json'
  */
 export async function openTensors(dir: string): Promise<TensorIndex> {
   const { shards, weightMap, source } = await listShards(dir)
-  const tensors = new Map<string, TensorRef>()
+  const tensors = new Map<string, Entry>()
   const files: TensorFile[] = []
   for (const shard of shards) {
     const opened = await readHeader(join(dir, shard))
@@ -100,73 +103,21 @@ export async function openTensorFile(path: string): Promise<TensorIndex> {
 }
 
 function toIndex(
-  tensors: ReadonlyMap<string, TensorRef>,
+  tensors: ReadonlyMap<string, Entry>,
   files: readonly TensorFile[],
   source: string,
 ): TensorIndex {
   return {
     files,
     has: (name) => tensors.has(name),
-    names: () => [...tensors.keys()],
+    names: () => [...tensors].flatMap(([name, tensor]) => ('problem' in tensor ? [] : [name])),
     get(name) {
       const tensor = tensors.get(name)
       if (!tensor) throw new CheckpointError(`${source}: tensor ${name} is missing`)
+      if ('problem' in tensor) throw new CheckpointError(tensor.problem)
       return tensor
     },
   }
-}
-
-/**
- * Reads one tensor's raw little-endian bytes.
- *
- * @throws CheckpointError when the file is shorter than the header said
- */
-export async function readTensorBytes(ref: TensorRef): Promise<Uint8Array> {
-  const handle = await open(ref.file, 'r')
-  try {
-    const bytes = new Uint8Array(ref.length)
-    const { bytesRead } = await handle.read(bytes, 0, ref.length, ref.offset)
-    if (bytesRead !== ref.length) {
-      throw new CheckpointError(
-        `${ref.file}: tensor ${ref.name} ends after ${bytesRead} of ${ref.length} bytes`,
-      )
-    }
-    return bytes
-  } finally {
-    await handle.close()
-  }
-}
-
-/**
- * Reads one floating point tensor (F32, F16 or BF16) widened to float32, row-major.
- *
- * @throws CheckpointError for other element types
- */
-export async function readTensor(ref: TensorRef): Promise<Float32Array> {
-  const bytes = await readTensorBytes(ref)
-  if (ref.dtype === 'F32') return new Float32Array(bytes.buffer, 0, ref.length / 4)
-  if (ref.dtype === 'F16') return Float32Array.from(new Uint16Array(bytes.buffer), halfToFloat)
-  if (ref.dtype === 'BF16') {
-    const words = Uint32Array.from(new Uint16Array(bytes.buffer), (half) => half << 16)
-    return new Float32Array(words.buffer)
-  }
-  throw new CheckpointError(
-    `${ref.file}: tensor ${ref.name} has type ${ref.dtype}, expected F32, F16 or BF16`,
-  )
-}
-
-/**
- * Reads one integer tensor (I64 or I32) as numbers.
- *
- * @throws CheckpointError for other element types
- */
-export async function readIntegers(ref: TensorRef): Promise<number[]> {
-  const bytes = await readTensorBytes(ref)
-  if (ref.dtype === 'I64') return Array.from(new BigInt64Array(bytes.buffer), Number)
-  if (ref.dtype === 'I32') return Array.from(new Int32Array(bytes.buffer))
-  throw new CheckpointError(
-    `${ref.file}: tensor ${ref.name} has type ${ref.dtype}, expected I64 or I32`,
-  )
 }
 
 interface ShardList {
@@ -193,8 +144,7 @@ async function listShards(dir: string): Promise<ShardList> {
     return { shards, weightMap: null, source: dir }
   }
   const source = join(dir, indexName)
-  const parsed = parseJson(await readFile(source, 'utf8'), source)
-  const weightMap = isRecord(parsed) ? parsed.weight_map : undefined
+  const weightMap = (await readJsonObject(source))['weight_map']
   if (!isRecord(weightMap)) throw new CheckpointError(`${source}: weight_map is missing`)
   const map = new Map<string, string>()
   for (const [name, shard] of Object.entries(weightMap)) {
@@ -208,50 +158,69 @@ async function listShards(dir: string): Promise<ShardList> {
   return { shards: [...new Set(map.values())].sort(), weightMap: map, source }
 }
 
-async function readHeader(path: string): Promise<{ file: TensorFile; tensors: TensorRef[] }> {
+async function readHeader(path: string): Promise<{ file: TensorFile; tensors: Entry[] }> {
   const file = await realpath(path).catch((cause: unknown) => {
     throw new CheckpointError(`${path}: file is missing or its link is broken`, { cause })
   })
-  const handle = await open(file, 'r')
+  let handle: FileHandle | undefined
   try {
-    const sizeBytes = (await handle.stat()).size
-    const prefix = Buffer.alloc(8)
-    if ((await handle.read(prefix, 0, 8, 0)).bytesRead !== 8) {
-      throw new CheckpointError(`${path}: shorter than the 8 byte length of its header`)
-    }
-    const headerBytes = Number(prefix.readBigUInt64LE(0))
-    if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > sizeBytes) {
-      throw new CheckpointError(
-        `${path}: header length ${headerBytes} does not fit the file of ${sizeBytes} bytes`,
-      )
-    }
-    const buffer = Buffer.alloc(headerBytes)
-    await handle.read(buffer, 0, headerBytes, 8)
-    const header = buffer.toString('utf8')
-    const parsed = parseJson(header, path)
-    if (!isRecord(parsed)) throw new CheckpointError(`${path}: header is not a JSON object`)
-    const tensors = Object.entries(parsed)
-      .filter(([name]) => name !== '__metadata__')
-      .map(([name, entry]) => toRef({ name, entry, path, file, base: 8 + headerBytes, sizeBytes }))
-    return { file: { file, sizeBytes, header }, tensors }
+    handle = await open(file, 'r')
+    return await parseHeader({ handle, path, file })
+  } catch (cause) {
+    if (cause instanceof CheckpointError) throw cause
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new CheckpointError(`${path}: cannot be read: ${reason}`, { cause })
   } finally {
-    await handle.close()
+    await handle?.close()
   }
 }
 
-function toRef(input: {
+async function parseHeader({
+  handle,
+  path,
+  file,
+}: {
+  handle: FileHandle
+  path: string
+  file: string
+}): Promise<{ file: TensorFile; tensors: Entry[] }> {
+  const sizeBytes = (await handle.stat()).size
+  const prefix = Buffer.alloc(8)
+  if ((await handle.read(prefix, 0, 8, 0)).bytesRead !== 8) {
+    throw new CheckpointError(`${path}: shorter than the 8 byte length of its header`)
+  }
+  const headerBytes = Number(prefix.readBigUInt64LE(0))
+  if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > sizeBytes) {
+    throw new CheckpointError(
+      `${path}: header length ${headerBytes} does not fit the file of ${sizeBytes} bytes`,
+    )
+  }
+  const buffer = Buffer.alloc(headerBytes)
+  await handle.read(buffer, 0, headerBytes, 8)
+  const header = buffer.toString('utf8')
+  const parsed = parseJson(header, path)
+  if (!isRecord(parsed)) throw new CheckpointError(`${path}: header is not a JSON object`)
+  const tensors = Object.entries(parsed)
+    .filter(([name]) => name !== '__metadata__')
+    .map(([name, entry]) => toEntry({ name, entry, path, file, base: 8 + headerBytes, sizeBytes }))
+  return { file: { file, sizeBytes, header }, tensors }
+}
+
+function toEntry(input: {
   name: string
   entry: unknown
   path: string
   file: string
   base: number
   sizeBytes: number
-}): TensorRef {
+}): Entry {
   const { name, entry, path, file, base, sizeBytes } = input
   const fail = (rule: string) => new CheckpointError(`${path}: tensor ${name}: ${rule}`)
   if (!isRecord(entry)) throw fail('entry is not an object')
   const { dtype, shape, data_offsets: offsets } = entry
-  if (!isTensorDtype(dtype)) throw fail(`element type ${String(dtype)} is not supported`)
+  if (typeof dtype !== 'string') throw fail('dtype must be a text')
+  if (!isTensorDtype(dtype))
+    return { name, problem: fail(`element type ${dtype} is not supported`).message }
   if (!isIntegers(shape)) throw fail('shape must be a list of non-negative integers')
   if (!isIntegers(offsets) || offsets.length !== 2) throw fail('data_offsets must be two integers')
   const [begin = 0, end = 0] = offsets
@@ -263,31 +232,10 @@ function toRef(input: {
   return { name, dtype, shape, file, offset: base + begin, length: end - begin }
 }
 
-function isTensorDtype(value: unknown): value is TensorDtype {
-  return typeof value === 'string' && Object.hasOwn(BYTES_PER_ELEMENT, value)
+function isTensorDtype(value: string): value is TensorDtype {
+  return Object.hasOwn(BYTES_PER_ELEMENT, value)
 }
 
 function isIntegers(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((item) => Number.isSafeInteger(item) && item >= 0)
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function parseJson(text: string, source: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (cause) {
-    throw new CheckpointError(`${source}: not valid JSON`, { cause })
-  }
-}
-
-function halfToFloat(half: number): number {
-  const sign = half & 0x8000 ? -1 : 1
-  const exponent = (half >> 10) & 0x1f
-  const fraction = half & 0x3ff
-  if (exponent === 0) return sign * fraction * 2 ** -24
-  if (exponent === 31) return fraction ? NaN : sign * Infinity
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
 }

@@ -2,6 +2,7 @@ import { createGraph } from '../onnx/graph.ts'
 import type { GraphBuilder, Value } from '../onnx/graph.ts'
 import { castTo, reshape, silu, slice } from '../onnx/layers.ts'
 import type { VaeConfig } from './config.ts'
+import { CheckpointError } from './checkpoint-error.ts'
 import type { TensorIndex } from './safetensors.ts'
 
 const NORM_EPSILON = 1e-6
@@ -16,6 +17,7 @@ const NORM_EPSILON = 1e-6
  * @source AutoencoderKL decoder of the reference; scaling_factor is not used by this model
  */
 export function buildVaeDecoder(config: VaeConfig, tensors: TensorIndex): Uint8Array {
+  refuseUnknownLayers(tensors)
   const g = createGraph({ name: 'vae_decoder', tensors, compute: 'float32' })
   const { latentChannels, blockChannels, layersPerBlock, normGroups } = config
   const perChannel = (values: readonly number[]) =>
@@ -56,6 +58,22 @@ export function buildVaeDecoder(config: VaeConfig, tensors: TensorIndex): Uint8A
   g.output(decoded, 'decoded', 'float32', shape)
   g.output(g.op('ReduceL1', [decoded], { keepdims: 0 }), 'magnitude', 'float32', [])
   return g.toBytes()
+}
+
+/** Layers that the graph leaves out; a file that has them was trained with them, whatever its configuration says. */
+const UNKNOWN_LAYERS: readonly [prefix: string, key: string][] = [
+  ['decoder.mid_block.attentions.', 'mid_block_add_attention'],
+  ['post_quant_conv.', 'use_post_quant_conv'],
+]
+
+function refuseUnknownLayers(tensors: TensorIndex): void {
+  for (const [prefix, key] of UNKNOWN_LAYERS) {
+    const name = tensors.names().find((candidate) => candidate.startsWith(prefix))
+    if (name === undefined) continue
+    throw new CheckpointError(
+      `${tensors.get(name).file}: tensor ${name} belongs to ${key} of vae/config.json, which is not supported`,
+    )
+  }
 }
 
 interface Change {

@@ -1,5 +1,5 @@
 import type { TensorDtype, TensorIndex } from '../model/safetensors.ts'
-import { CheckpointError } from '../model/safetensors.ts'
+import { CheckpointError } from '../model/checkpoint-error.ts'
 import { DATA_TYPES, encodeModel } from './proto.ts'
 import type { Attribute, Dim, Dtype, GraphBody, NodeInit } from './proto.ts'
 

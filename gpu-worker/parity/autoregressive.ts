@@ -3,7 +3,6 @@ import type { ParityCase } from './cases.ts'
 import { compareFloats, compareIntegers } from './report.ts'
 import type { ParityRow } from './report.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
-import { rotaryWidth } from '../model/decoder-layers.ts'
 import { buildDecoder } from '../model/decoder.ts'
 import type { TokenChoice } from '../model/decoder.ts'
 import { createRotaryTable } from '../model/rope.ts'
@@ -119,11 +118,7 @@ async function follow(
     withLogits: true,
   })
   const session = await openSession(graph, { threads: 1 })
-  const rotary = createRotaryTable(input.positions, {
-    width: rotaryWidth(config),
-    theta: config.rope.theta,
-    section: config.rope.section,
-  })
+  const rotary = createRotaryTable(input.positions, config.rope)
   // One draw more than there are forced tokens, to see the logits after the last of them.
   const count = input.forced.length + 1
   const forced = BigInt64Array.from([...input.forced, 0], BigInt)

@@ -1,7 +1,9 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { CheckpointError, openTensorFile, readIntegers, readTensor } from '../model/safetensors.ts'
+import { CheckpointError } from '../model/checkpoint-error.ts'
+import { openTensorFile } from '../model/safetensors.ts'
+import { readIntegers, readTensor } from '../model/tensor-data.ts'
 
 const caseSchema = z.looseObject({
   name: z.string(),

@@ -1,5 +1,6 @@
 import { EngineError } from '../engine-error.ts'
-import type { SizeRules } from '../model/config.ts'
+import { MAX_GUIDANCE, MAX_STEPS, sizeProblem } from '../model/serving.ts'
+import type { SizeRules } from '../model/serving.ts'
 import { IMAGE_FORMATS } from './encode.ts'
 import type { ImageRequest } from './glm-image.ts'
 import { extractGlyphTexts, toGlyphIds } from './glyph.ts'
@@ -8,10 +9,6 @@ import { extractGlyphTexts, toGlyphIds } from './glyph.ts'
 const MAX_PROMPT_UNITS = 32_000
 /** Most ids of quoted text in one prompt: about four times the text that fits one picture legibly. */
 const MAX_GLYPH_IDS = 8_192
-/** Twice the published setting; more only costs time. */
-const MAX_STEPS = 100
-/** Published demonstrations stay below 5; far above, pictures burn out. */
-const MAX_GUIDANCE = 20
 const MAX_SEED = 2 ** 32 - 1
 
 export interface CheckedRequest extends Omit<ImageRequest, 'steps' | 'guidanceScale'> {
@@ -36,7 +33,8 @@ export function checkRequest(
     MAX_PROMPT_UNITS, 'prompt', `must have at most ${MAX_PROMPT_UNITS} characters`)
   const glyphIds = toGlyphIds(extractGlyphTexts(prompt)).reduce((sum, ids) => sum + ids.length, 0)
   require(glyphIds <= MAX_GLYPH_IDS, 'prompt', `must quote at most ${MAX_GLYPH_IDS} bytes of text`)
-  checkSize(request, rules.size)
+  const problem = sizeProblem(request, rules.size)
+  if (problem) require(false, problem.side, problem.rule)
   require(isIntegerIn(seed, 0, MAX_SEED), 'seed', `must be a whole number from 0 to ${MAX_SEED}`)
   require(isIntegerIn(
     steps,
@@ -47,21 +45,6 @@ export function checkRequest(
     guidanceScale <= MAX_GUIDANCE, 'guidance_scale', `must be a number from 0 to ${MAX_GUIDANCE}`)
   require(IMAGE_FORMATS.includes(format), 'format', `must be one of ${IMAGE_FORMATS.join(', ')}`)
   return { ...request, steps, guidanceScale }
-}
-
-/** Recommended sizes are allowed by name, also where a side is below the least. */
-function checkSize({ width, height }: ImageRequest, rules: SizeRules): void {
-  if (rules.recommended.includes(`${width}x${height}`)) return
-  for (const [field, side] of [
-    ['width', width],
-    ['height', height],
-  ] as const) {
-    require(isIntegerIn(side, rules.minSide, rules.maxSide) &&
-      side % rules.multipleOf ===
-        0, field, `must be a multiple of ${rules.multipleOf} from ${rules.minSide} to ${rules.maxSide}`)
-  }
-  require(width * height <=
-    rules.maxPixels, 'width', `times height must be at most ${rules.maxPixels} pixels`)
 }
 
 function isIntegerIn(value: number, least: number, most: number): boolean {

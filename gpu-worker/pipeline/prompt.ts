@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Template } from '@huggingface/jinja'
-import { CheckpointError } from '../model/safetensors.ts'
+import { isRecord, readJsonObject, readTextIfThere } from '../model/json-file.ts'
+import { CheckpointError } from '../model/checkpoint-error.ts'
 
 /** A token grid: `rows` of `columns` visual tokens. */
 export interface Grid {
@@ -43,6 +43,8 @@ export function planGrids(options: {
 export interface PromptRenderer {
   /** The text-to-image prompt with its grid tokens; rows come before columns. */
   render(prompt: string, grids: GridPlan): string
+  /** The token that ends a prompt, and those around the size of a grid. */
+  readonly tokens: { readonly start: string; readonly gridOpen: string; readonly gridClose: string }
 }
 
 /**
@@ -52,29 +54,87 @@ export interface PromptRenderer {
  */
 export async function openPromptRenderer(checkpointDir: string): Promise<PromptRenderer> {
   const folder = join(checkpointDir, 'processor')
-  const read = (name: string) =>
-    readFile(join(folder, name), 'utf8').catch((cause: unknown) => {
-      throw new CheckpointError(`${join(folder, name)}: cannot be read`, { cause })
-    })
-  const template = new Template(await read('chat_template.jinja'))
-  const config: unknown = JSON.parse(await read('tokenizer_config.json'))
+  const configPath = join(folder, 'tokenizer_config.json')
+  const config = await readJsonObject(configPath)
   const token = (key: string, fallback?: string): string => {
-    const value =
-      typeof config === 'object' && config !== null
-        ? ((config as Record<string, unknown>)[key] ?? fallback)
-        : fallback
-    if (typeof value === 'string') return value
-    throw new CheckpointError(`${join(folder, 'tokenizer_config.json')}: ${key} must be a string`)
+    const text = toTokenText(config[key]) ?? fallback
+    if (text !== undefined) return text
+    throw new CheckpointError(`${configPath}: ${key} must be a token`)
   }
-  const open = token('grid_bos_token', '<sop>')
-  const close = token('grid_eos_token', '<eop>')
-  const start = token('bos_token')
-  const grid = ({ rows, columns }: Grid) => `${open}${rows} ${columns}${close}`
+  const tokens = {
+    start: token('bos_token'),
+    gridOpen: token('grid_bos_token', '<sop>'),
+    gridClose: token('grid_eos_token', '<eop>'),
+  }
+  const special = Object.fromEntries(
+    ['bos_token', 'eos_token', 'pad_token'].map((key) => [key, toTokenText(config[key])]),
+  )
+  const fillIn = compile(await readTemplate(folder, config), special)
+  const grid = ({ rows, columns }: Grid) =>
+    `${tokens.gridOpen}${rows} ${columns}${tokens.gridClose}`
   return {
-    render(prompt, grids) {
-      const content = [{ type: 'text', text: prompt }]
-      const text = template.render({ messages: [{ role: 'user', content }] })
-      return `${text}${grid(grids.large)}${grid(grids.preview)}${start}`
-    },
+    tokens,
+    render: (prompt, grids) =>
+      `${fillIn(prompt)}${grid(grids.large)}${grid(grids.preview)}${tokens.start}`,
   }
+}
+
+interface TemplateSource {
+  path: string
+  text: string
+}
+
+/** In the order of the reference: a file of its own, the older JSON around it, the tokenizer's configuration. */
+async function readTemplate(
+  folder: string,
+  config: Record<string, unknown>,
+): Promise<TemplateSource> {
+  const ownPath = join(folder, 'chat_template.jinja')
+  const own = await readTextIfThere(ownPath)
+  if (own !== null) return { path: ownPath, text: own }
+  const jsonPath = join(folder, 'chat_template.json')
+  const isJson = (await readTextIfThere(jsonPath)) !== null
+  const path = isJson ? jsonPath : join(folder, 'tokenizer_config.json')
+  const text = pickTemplate((isJson ? await readJsonObject(jsonPath) : config)['chat_template'])
+  if (text !== null) return { path, text }
+  const places = 'chat_template.jinja, chat_template.json or chat_template in tokenizer_config.json'
+  throw new CheckpointError(
+    isJson ? `${path}: chat_template must be a text` : `${folder}: no chat template in ${places}`,
+  )
+}
+
+/** A template, or the one named default of several. */
+function pickTemplate(value: unknown): string | null {
+  if (typeof value === 'string') return value
+  if (!Array.isArray(value)) return null
+  const named = value.find((entry: unknown) => isRecord(entry) && entry['name'] === 'default')
+  return isRecord(named) && typeof named['template'] === 'string' ? named['template'] : null
+}
+
+/** The template as a function of the prompt, proven on one prompt so that a broken one is found at the start. */
+function compile(
+  { path, text }: TemplateSource,
+  special: Record<string, string | undefined>,
+): (prompt: string) => string {
+  const probe = "A sign 'Open'"
+  try {
+    const template = new Template(text)
+    const fillIn = (prompt: string) =>
+      template.render({
+        ...special,
+        messages: [{ role: 'user', content: [{ type: 'text', text: prompt }] }],
+        add_generation_prompt: false,
+      })
+    if (fillIn(probe).includes(probe)) return fillIn
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new CheckpointError(`${path}: the chat template cannot be used: ${reason}`, { cause })
+  }
+  throw new CheckpointError(`${path}: the chat template leaves out the text of the message`)
+}
+
+/** A token as a text, also where it is written as an object with properties for the tokenizer. */
+function toTokenText(value: unknown): string | undefined {
+  const text = isRecord(value) ? value['content'] : value
+  return typeof text === 'string' ? text : undefined
 }

@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Tokenizer } from '@huggingface/tokenizers'
-import { CheckpointError } from '../model/safetensors.ts'
+import { readJsonObject } from '../model/json-file.ts'
+import { CheckpointError } from '../model/checkpoint-error.ts'
 
 export interface TextTokenizer {
   /** Token ids of a text in which special tokens may be spelled out; nothing is added. */
@@ -14,19 +14,21 @@ export interface TextTokenizer {
  * @throws CheckpointError when a file is missing or not what the library reads
  */
 export async function openTokenizer(checkpointDir: string): Promise<TextTokenizer> {
-  const read = async (name: string): Promise<object> => {
-    const path = join(checkpointDir, 'processor', name)
-    try {
-      const parsed: unknown = JSON.parse(await readFile(path, 'utf8'))
-      if (typeof parsed === 'object' && parsed !== null) return parsed
-    } catch (cause) {
-      throw new CheckpointError(`${path}: cannot be read as JSON`, { cause })
-    }
-    throw new CheckpointError(`${path}: not a JSON object`)
-  }
-  const tokenizer = new Tokenizer(await read('tokenizer.json'), await read('tokenizer_config.json'))
+  const path = join(checkpointDir, 'processor', 'tokenizer.json')
+  const vocabulary = await readJsonObject(path)
+  const config = await readJsonObject(join(checkpointDir, 'processor', 'tokenizer_config.json'))
+  const tokenizer = load(path, vocabulary, config)
   return {
     encode: (text) =>
       text === '' ? [] : tokenizer.encode(text, { add_special_tokens: false }).ids.map(Number),
+  }
+}
+
+function load(path: string, vocabulary: object, config: object): Tokenizer {
+  try {
+    return new Tokenizer(vocabulary, config)
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new CheckpointError(`${path}: the tokenizer cannot be used: ${reason}`, { cause })
   }
 }

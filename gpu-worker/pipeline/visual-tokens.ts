@@ -1,15 +1,17 @@
+import { join } from 'node:path'
 import { startDecoderRun } from './decoder-run.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { planPositions } from './positions.ts'
 import { openPromptRenderer, planGrids } from './prompt.ts'
-import type { Grid } from './prompt.ts'
+import type { Grid, PromptRenderer } from './prompt.ts'
 import { openSession } from './session.ts'
 import { openTokenizer } from './tokenizer.ts'
+import type { TextTokenizer } from './tokenizer.ts'
 import { createUniforms } from './uniforms.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
-import { rotaryWidth } from '../model/decoder-layers.ts'
 import { buildDecoder } from '../model/decoder.ts'
 import { createRotaryTable } from '../model/rope.ts'
+import { CheckpointError } from '../model/checkpoint-error.ts'
 
 export interface VisualTokens {
   /** Visual codes of the large grid, row-major, each in [0, codebook size). */
@@ -53,6 +55,7 @@ export async function openVisualTokenWriter(
   const { chunkTokens = CHUNK_TOKENS } = options
   const tokenizer = await openTokenizer(checkpoint.dir)
   const renderer = await openPromptRenderer(checkpoint.dir)
+  checkTokens(checkpoint, renderer, tokenizer)
   const graph = buildDecoder({
     config,
     tensors: await checkpoint.tensors('vision_language_encoder'),
@@ -69,11 +72,7 @@ export async function openVisualTokenWriter(
       const ids = tokenizer.encode(renderer.render(prompt, grids))
       const previewCount = grids.preview.rows * grids.preview.columns
       const total = previewCount + grids.large.rows * grids.large.columns
-      const rotary = createRotaryTable(planPositions(ids.length, grids), {
-        width: rotaryWidth(config),
-        theta: config.rope.theta,
-        section: config.rope.section,
-      })
+      const rotary = createRotaryTable(planPositions(ids.length, grids), config.rope)
       const draws = { uniforms: createUniforms(seed, total) }
       const run = startDecoderRun(session, config, { ids, rotary, draws })
       const written: number[] = []
@@ -86,6 +85,26 @@ export async function openVisualTokenWriter(
       return { tokens, priorTokenIds: upsample(tokens, grids.large), writtenCount: total }
     },
   }
+}
+
+/** A tokenizer of another model would write prompts that the weights never saw. */
+function checkTokens(
+  { dir, autoregressive }: Checkpoint,
+  { tokens }: PromptRenderer,
+  tokenizer: TextTokenizer,
+): void {
+  const path = join(dir, 'processor', 'tokenizer.json')
+  for (const token of Object.values(tokens)) {
+    const { length } = tokenizer.encode(token)
+    if (length === 1) continue
+    throw new CheckpointError(`${path}: ${token} must be one token, not ${length}`)
+  }
+  const [id] = tokenizer.encode(tokens.start)
+  if (id === autoregressive.imageStartTokenId) return
+  throw new CheckpointError(
+    `${path}: ${tokens.start} must have the image_start_token_id of ` +
+      `vision_language_encoder/config.json: ${autoregressive.imageStartTokenId}, not ${id}`,
+  )
 }
 
 /** Repeats every cell of a row-major grid 2 x 2. */

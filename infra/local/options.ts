@@ -4,6 +4,8 @@ export interface StartOptions {
   port: number
   stateDir: string
   modelDir: string
+  /** What named the checkpoint, for complaints about it. */
+  modelName: string
   /** Threads of the model; null leaves it to the runtime. */
   threads: number | null
   /** Whether to make and show another key. */
@@ -33,24 +35,45 @@ export function readOptions(
   args: string[],
   env: { MODEL_DIR?: string | undefined },
 ): StartOptions | null {
-  const { values } = parseArgs({
-    args,
-    options: {
-      port: { type: 'string', default: '8787' },
-      'state-dir': { type: 'string', default: '.glyphpress' },
-      model: { type: 'string', default: env.MODEL_DIR ?? 'gpu-worker/checkpoint' },
-      threads: { type: 'string' },
-      'new-key': { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  })
+  const values = parse(args)
   if (values.help) return null
+  const modelName =
+    values.model !== undefined
+      ? '--model'
+      : env.MODEL_DIR !== undefined
+        ? 'MODEL_DIR'
+        : 'The bundled checkpoint'
   return {
     port: toInteger('--port', values.port, 1, 65_535),
     stateDir: values['state-dir'],
-    modelDir: values.model,
+    modelDir: values.model ?? env.MODEL_DIR ?? 'gpu-worker/checkpoint',
+    modelName,
     threads: values.threads === undefined ? null : toInteger('--threads', values.threads, 1, 256),
     isKeyWanted: values['new-key'],
+  }
+}
+
+function parse(args: string[]) {
+  try {
+    const { values } = parseArgs({
+      args,
+      options: {
+        port: { type: 'string', default: '8787' },
+        'state-dir': { type: 'string', default: '.glyphpress' },
+        model: { type: 'string' },
+        threads: { type: 'string' },
+        'new-key': { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false },
+      },
+    })
+    return values
+  } catch (cause) {
+    // Its first sentence says what is wrong; the rest is about other programs.
+    const [problem] = (cause as Error).message.split('. ')
+    throw new Error(
+      `${problem}.\nOptions come after two dashes, such as: npm start -- --port 8788\nAll of them: npm start -- --help`,
+      { cause },
+    )
   }
 }
 

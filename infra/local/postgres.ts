@@ -1,12 +1,14 @@
 import { execFile, spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
-import { chown, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { randomUUID } from 'node:crypto'
+import { chown, mkdir, readdir, realpath, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { userInfo } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { findPostgresBinaries, makeReachable } from './postgres-binaries.ts'
 import type { PostgresBinaries } from './postgres-binaries.ts'
+import { endLeftover } from './postgres-leftover.ts'
 
 export interface LocalPostgres {
   /** `postgres://...` of the maintenance database, on 127.0.0.1. */
@@ -27,9 +29,15 @@ export interface LocalPostgresOptions {
   /** Trade the safety of the data for speed; for tests only. */
   isThrowaway?: boolean
   maxConnections?: number
+  /** Ends a start that is under way; a server that runs is ended by `stop`. */
+  signal?: AbortSignal
+  /** Told of each process that is started. */
+  onSpawn?: (child: ChildProcess) => void
 }
 
 const USER = 'glyphpress'
+/** Between a cluster's name and the number of an attempt to make it. */
+const DRAFT = '.making-'
 const START_TIMEOUT_MS = 60_000
 /** A fast shutdown disconnects everyone; beyond this the server is killed and recovers at the next start. */
 const STOP_TIMEOUT_MS = 6_000
@@ -41,32 +49,31 @@ const run = promisify(execFile)
  * PostgreSQL refuses to run as root, so under root it runs as the `postgres` user (made when missing). A
  * server left over from a process that was killed is shut down first.
  *
- * @throws with the server's own last words when it does not come up
+ * @throws with the server's own last words when it does not come up, or the signal's reason
  */
 export async function startPostgres(options: LocalPostgresOptions): Promise<LocalPostgres> {
+  const { signal } = options
   const identity = userInfo().uid === 0 ? await ensurePostgresUser() : {}
   const binaries = await makeReachable(await findPostgresBinaries(), identity)
-  await stopLeftover(options.dataDir)
-  await ensureCluster(options, binaries, identity)
+  signal?.throwIfAborted()
+  await mkdir(options.dataDir, { recursive: true, mode: 0o700 })
+  // One name for one folder: a server left over is known by it.
+  const dataDir = await realpath(options.dataDir)
+  await endLeftover(dataDir, STOP_TIMEOUT_MS)
+  signal?.throwIfAborted()
+  await ensureCluster({ ...options, dataDir }, binaries, identity)
   const port = options.port || (await findFreePort())
-  const child = spawn(binaries.postgres, serverArguments(options, port), {
+  signal?.throwIfAborted()
+  const child = spawn(binaries.postgres, serverArguments({ ...options, dataDir }, port), {
     ...identity,
-    cwd: options.dataDir,
+    cwd: dataDir,
     stdio: ['ignore', 'pipe', 'pipe'],
     // A Ctrl-C in the terminal must not end it before those that still write to it.
     detached: true,
   })
-  const words: string[] = []
-  const isReady = watchOutput(child, words)
+  options.onSpawn?.(child)
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
-  const timer = setTimeout(() => child.kill('SIGKILL'), START_TIMEOUT_MS)
-  const outcome = await Promise.race([isReady, ended.then(() => 'ended' as const)])
-  clearTimeout(timer)
-  if (outcome === 'ended') {
-    throw new Error(
-      `PostgreSQL did not start in ${options.dataDir}:\n${words.slice(-8).join('\n')}`,
-    )
-  }
+  await waitUntilReady(child, { dataDir, ...(signal === undefined ? {} : { signal }) })
   return {
     url: `postgres://${USER}:${options.password}@127.0.0.1:${port}/postgres`,
     port,
@@ -78,6 +85,30 @@ export async function startPostgres(options: LocalPostgresOptions): Promise<Loca
       clearTimeout(force)
     },
   }
+}
+
+async function waitUntilReady(
+  child: ChildProcess,
+  { dataDir, signal }: { dataDir: string; signal?: AbortSignal },
+): Promise<void> {
+  const words: string[] = []
+  const ended = new Promise<'ended'>((resolve) => {
+    // Closed, and not only gone: its last words are read.
+    child.once('close', () => resolve('ended'))
+    child.once('error', (error) => {
+      words.push(error.message)
+      resolve('ended')
+    })
+  })
+  const end = () => child.kill('SIGINT')
+  signal?.addEventListener('abort', end, { once: true })
+  const timer = setTimeout(() => child.kill('SIGKILL'), START_TIMEOUT_MS)
+  const outcome = await Promise.race([watchOutput(child, words), ended])
+  clearTimeout(timer)
+  signal?.removeEventListener('abort', end)
+  if (outcome === 'ready') return
+  signal?.throwIfAborted()
+  throw new Error(`PostgreSQL did not start in ${dataDir}:\n${words.slice(-8).join('\n')}`)
 }
 
 function serverArguments(options: LocalPostgresOptions, port: number): string[] {
@@ -96,34 +127,64 @@ function serverArguments(options: LocalPostgresOptions, port: number): string[] 
   return ['-D', options.dataDir, ...flags]
 }
 
+/**
+ * Makes the cluster when there is none: under another name, so that it is there whole or not at all. The making
+ * outlives a launcher that is killed.
+ */
 async function ensureCluster(
   options: LocalPostgresOptions,
   binaries: PostgresBinaries,
   identity: Identity,
 ): Promise<void> {
-  const { dataDir, password } = options
-  await mkdir(dataDir, { recursive: true, mode: 0o700 })
-  if (identity.uid !== undefined) await chown(dataDir, identity.uid, identity.gid ?? identity.uid)
-  const exists = await stat(join(dataDir, 'PG_VERSION')).then(
+  const { dataDir, password, signal } = options
+  const { uid, gid = uid } = identity
+  const giveAway = async (path: string) => {
+    if (uid !== undefined && gid !== undefined) await chown(path, uid, gid)
+  }
+  await giveAway(dataDir)
+  if (await exists(join(dataDir, 'PG_VERSION'))) return
+  await removeDrafts(dataDir)
+  const draft = `${dataDir}${DRAFT}${randomUUID()}`
+  const passwordFile = `${draft}.password`
+  await mkdir(draft, { mode: 0o700 })
+  await giveAway(draft)
+  await writeFile(passwordFile, password, { mode: 0o600 })
+  await giveAway(passwordFile)
+  const args = ['-D', draft, '-U', USER, '-E', 'UTF8', '--locale=C', '--no-sync']
+  try {
+    const making = run(
+      binaries.initdb,
+      [...args, '--auth=scram-sha-256', `--pwfile=${passwordFile}`],
+      {
+        ...identity,
+        cwd: dirname(dataDir),
+        timeout: START_TIMEOUT_MS,
+        killSignal: 'SIGKILL',
+        ...(signal === undefined ? {} : { signal }),
+      },
+    )
+    options.onSpawn?.(making.child)
+    await making
+    await rename(draft, dataDir)
+  } finally {
+    await removeDrafts(dataDir)
+  }
+}
+
+/** What is in use by a making that goes on without us stays, and is removed at another start. */
+async function removeDrafts(dataDir: string): Promise<void> {
+  const folder = dirname(dataDir)
+  for (const name of await readdir(folder)) {
+    if (!name.startsWith(`${basename(dataDir)}${DRAFT}`)) continue
+    await rm(join(folder, name), { recursive: true, force: true }).catch(() => {})
+  }
+}
+
+function exists(path: string): Promise<boolean> {
+  return stat(path).then(
     () => true,
     () => false,
   )
-  if (exists) return
-  const passwordFile = `${dataDir}.password`
-  await writeFile(passwordFile, password, { mode: 0o600 })
-  if (identity.uid !== undefined) {
-    await chown(passwordFile, identity.uid, identity.gid ?? identity.uid)
-  }
-  const args = ['-D', dataDir, '-U', USER, '-E', 'UTF8', '--locale=C', '--no-sync']
-  try {
-    await run(binaries.initdb, [...args, '--auth=scram-sha-256', `--pwfile=${passwordFile}`], {
-      ...identity,
-      cwd: dirname(dataDir),
-      timeout: START_TIMEOUT_MS,
-    })
-  } finally {
-    await rm(passwordFile, { force: true })
-  }
 }
 
 /** The words "ready to accept connections" are written at level LOG, which `warning` leaves on. */
@@ -137,23 +198,6 @@ function watchOutput(child: ChildProcess, words: string[]): Promise<'ready'> {
     child.stdout?.on('data', read)
     child.stderr?.on('data', read)
   })
-}
-
-async function stopLeftover(dataDir: string): Promise<void> {
-  const text = await readFile(join(dataDir, 'postmaster.pid'), 'utf8').catch(() => '')
-  const pid = Number.parseInt(text.split('\n')[0] ?? '', 10)
-  if (!Number.isInteger(pid) || !(await isPostgres(pid))) return
-  process.kill(pid, 'SIGINT')
-  for (let waitedMs = 0; waitedMs < STOP_TIMEOUT_MS && (await isPostgres(pid)); waitedMs += 100) {
-    await new Promise((resolve) => setTimeout(resolve, 100))
-  }
-}
-
-async function isPostgres(pid: number): Promise<boolean> {
-  const { stdout } = await run('ps', ['-o', 'args=', '-p', String(pid)]).catch(() => ({
-    stdout: '',
-  }))
-  return stdout.includes('postgres')
 }
 
 export interface Identity {

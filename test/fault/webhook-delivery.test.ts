@@ -6,6 +6,7 @@ import { createId } from '../../db/ids.ts'
 import { claimDueDeliveries, recordAttempt } from '../../db/webhook-attempts.ts'
 import { listDeliveries, replayDelivery } from '../../db/webhook-log.ts'
 import {
+  MAX_ENDPOINTS,
   deleteEndpoint,
   findEndpoint,
   insertEndpoint,
@@ -357,6 +358,24 @@ describe('endpoints that are switched off', () => {
     expect(receiver.received).toHaveLength(0)
     expect((await log())[0]).toMatchObject({ delivery: { state: 'canceled' }, attempts: [] })
   })
+})
+
+test('endpoints made at the same time do not pass the most that an org may have', async () => {
+  // The first round opens the connections; the others meet on them.
+  for (let round = 0; round < 4; round++) {
+    const { orgId } = await createBareTenant(database.db)
+    const made = await Promise.all(
+      Array.from({ length: 40 }, () =>
+        insertEndpoint(database.db, {
+          orgId,
+          url: receiver.url,
+          description: null,
+          eventTypes: [],
+        }),
+      ),
+    )
+    expect(made.filter((one) => one !== null)).toHaveLength(MAX_ENDPOINTS)
+  }
 })
 
 describe('replay', () => {

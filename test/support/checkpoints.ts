@@ -2,7 +2,8 @@ import { cp, mkdir, mkdtemp, open, readdir, rename, rm, symlink, writeFile } fro
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { openTensors, readTensor } from '../../gpu-worker/model/safetensors.ts'
+import { openTensors } from '../../gpu-worker/model/safetensors.ts'
+import { readTensor } from '../../gpu-worker/model/tensor-data.ts'
 import { toFloatBytes, writeSafetensors } from './safetensors.ts'
 import type { TensorData } from './safetensors.ts'
 

@@ -1,7 +1,6 @@
 import { describe, expect, test } from 'vitest'
 
 import { openCheckpoint } from '../../../gpu-worker/model/checkpoint.ts'
-import { rotaryWidth } from '../../../gpu-worker/model/decoder-layers.ts'
 import { buildDecoder } from '../../../gpu-worker/model/decoder.ts'
 import { createRotaryTable } from '../../../gpu-worker/model/rope.ts'
 import {
@@ -34,11 +33,7 @@ async function buildForced(compute: ComputeType): Promise<Uint8Array> {
 async function logitsOf(compute: ComputeType): Promise<number[]> {
   const session = await openSession(await buildForced(compute), { threads: 1 })
   const ids = Array.from({ length: 20 }, (_, index) => 300 + 7 * index)
-  const rotary = createRotaryTable(planPositions(ids.length, GRIDS), {
-    width: rotaryWidth(config),
-    theta: config.rope.theta,
-    section: config.rope.section,
-  })
+  const rotary = createRotaryTable(planPositions(ids.length, GRIDS), config.rope)
   const forced = BigInt64Array.from({ length: 20 }, (_, index) => BigInt((5 * index) % 128))
   const run = startDecoderRun(session, config, { ids, rotary, draws: { forced } })
   const chunks = [await run.write(8), await run.write(12)]

@@ -1,10 +1,11 @@
-import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 import { afterEach, beforeEach, expect, test } from 'vitest'
 
-import { openTensors, readTensor } from '../../../gpu-worker/model/safetensors.ts'
+import { openTensors } from '../../../gpu-worker/model/safetensors.ts'
+import { readTensor } from '../../../gpu-worker/model/tensor-data.ts'
 import { toFloatBytes, writeSafetensors } from '../../support/safetensors.ts'
 
 let dir: string
@@ -57,7 +58,24 @@ test('an index decides which shard a tensor is read from, and links are resolved
   expect(index.files).toHaveLength(2)
 })
 
-const HEADER = (offsets: number[], shape: unknown = [1], dtype = 'F32') =>
+test('one tensor of an unknown element type is refused when it is asked for, and no other', async () => {
+  const entry = (dtype: string, begin: number, end: number) => ({
+    dtype,
+    shape: [1],
+    data_offsets: [begin, end],
+  })
+  const header = JSON.stringify({ odd: entry('F4', 0, 1), plain: entry('F32', 1, 5) })
+  await writeRaw(header, new Uint8Array(new Float32Array([0, 2.5]).buffer).slice(3))
+  const index = await openTensors(dir)
+  expect([...(await readTensor(index.get('plain')))]).toEqual([2.5])
+  expect(index.names()).toEqual(['plain'])
+  expect(index.has('odd')).toBe(true)
+  expect(() => index.get('odd')).toThrow(
+    /a\.safetensors: tensor odd: element type F4 is not supported/,
+  )
+})
+
+const HEADER = (offsets: number[], shape: unknown = [1], dtype: unknown = 'F32') =>
   JSON.stringify({ w: { dtype, shape, data_offsets: offsets } })
 
 test.each<[string, () => Promise<void>, RegExp]>([
@@ -72,7 +90,14 @@ test.each<[string, () => Promise<void>, RegExp]>([
     /\[3\]/,
   ],
   ['a negative size', () => writeRaw(HEADER([0, 4], [-1]), new Uint8Array(4)), /non-negative/],
-  ['an unknown element type', () => writeRaw(HEADER([0, 4], [1], 'Q4')), /type Q4/],
+  ['an element type that is no text', () => writeRaw(HEADER([0, 4], [1], 4)), /dtype must be/],
+  [
+    'a folder in the place of a file',
+    async () => {
+      await mkdir(join(dir, 'a.safetensors'))
+    },
+    /a\.safetensors: cannot be read: EISDIR/,
+  ],
   [
     'a broken link',
     () => symlink(join(dir, 'nowhere'), join(dir, 'a.safetensors')),

@@ -12,7 +12,6 @@ import {
   transformerSchema,
   vaeSchema,
 } from '../../../gpu-worker/model/config.ts'
-import { rotaryWidth } from '../../../gpu-worker/model/decoder-layers.ts'
 import { buildDecoder } from '../../../gpu-worker/model/decoder.ts'
 import { createRotaryTable } from '../../../gpu-worker/model/rope.ts'
 import { openTensors } from '../../../gpu-worker/model/safetensors.ts'
@@ -262,8 +261,6 @@ test('the writer of visual tokens, for the prompt and for tokens fed back', asyn
   })
   const config = autoregressiveSchema.parse({
     image_start_token_id: 16,
-    image_end_token_id: 17,
-    image_token_id: 90,
     text_config: {
       hidden_size: 64,
       intermediate_size: 48,
@@ -288,11 +285,7 @@ test('the writer of visual tokens, for the prompt and for tokens fed back', asyn
   const session = await openSession(graph, { threads: 1 })
   const ids = [50, 51, 52, 60, 61, 62, 16]
   const grids = { large: { rows: 2, columns: 3 }, preview: { rows: 1, columns: 2 } }
-  const rotary = createRotaryTable(planPositions(ids.length, grids), {
-    width: rotaryWidth(config),
-    theta: config.rope.theta,
-    section: config.rope.section,
-  })
+  const rotary = createRotaryTable(planPositions(ids.length, grids), config.rope)
   // One more draw than there are tokens, to see the logits after the last of them.
   const forced = BigInt64Array.from([3n, 7n, 1n, 0n, 2n, 5n, 9n, 4n, 0n])
   const run = startDecoderRun(session, config, { ids, rotary, draws: { forced } })

@@ -1,0 +1,92 @@
+import { z } from 'zod'
+
+/** Twice the published setting; more only costs time. */
+export const MAX_STEPS = 100
+/** Published demonstrations stay below 5; far above, pictures burn out. */
+export const MAX_GUIDANCE = 20
+
+const count = z.int().positive()
+const sizeText = z.string().regex(/^[1-9]\d{0,4}x[1-9]\d{0,4}$/, 'must look like 1280x1280')
+
+/** The published limits of the model: the two wide sizes are allowed by name although a side is below the least. */
+const GLM_IMAGE_SIZES = {
+  default: '1280x1280',
+  recommended: [
+    '1280x1280',
+    '1568x1056',
+    '1056x1568',
+    '1472x1088',
+    '1088x1472',
+    '1728x960',
+    '960x1728',
+  ],
+  min_side: 1024,
+  max_side: 2048,
+  multiple_of: 32,
+  max_pixels: 4_194_304,
+}
+
+/** `serving.json`, our own optional file beside the folders: what the server offers of this checkpoint. */
+export const servingSchema = z
+  .object({
+    model: z.string().min(1).default('glm-image'),
+    notice: z.string().nullable().default(null),
+    size: z
+      .object({
+        default: sizeText,
+        recommended: z.array(sizeText).min(1),
+        min_side: count,
+        max_side: count,
+        multiple_of: count,
+        max_pixels: count,
+      })
+      .prefault(GLM_IMAGE_SIZES),
+    steps: count.max(MAX_STEPS).default(50),
+    guidance_scale: z.number().nonnegative().max(MAX_GUIDANCE).default(1.5),
+  })
+  .transform(({ size, ...raw }) => ({
+    model: raw.model,
+    notice: raw.notice,
+    size: {
+      default: size.default,
+      recommended: size.recommended,
+      minSide: size.min_side,
+      maxSide: size.max_side,
+      multipleOf: size.multiple_of,
+      maxPixels: size.max_pixels,
+    },
+    steps: raw.steps,
+    guidanceScale: raw.guidance_scale,
+  }))
+export type ServingConfig = z.output<typeof servingSchema>
+
+/** Which sizes a checkpoint is offered in; sides and area in pixels, sizes as WIDTHxHEIGHT. */
+export type SizeRules = ServingConfig['size']
+
+/**
+ * Why a picture of this size is not offered: the side at fault and the rule it breaks; null when it is.
+ * Recommended sizes are offered by name, also where a side is below the least.
+ */
+export function sizeProblem(
+  { width, height }: { width: number; height: number },
+  rules: SizeRules,
+): { side: 'width' | 'height'; rule: string } | null {
+  if (rules.recommended.includes(`${width}x${height}`)) return null
+  const { minSide, maxSide, multipleOf, maxPixels } = rules
+  for (const [side, pixels] of [
+    ['width', width],
+    ['height', height],
+  ] as const) {
+    const fits = Number.isInteger(pixels) && pixels >= minSide && pixels <= maxSide
+    if (fits && pixels % multipleOf === 0) continue
+    return { side, rule: `must be a multiple of ${multipleOf} from ${minSide} to ${maxSide}` }
+  }
+  if (width * height <= maxPixels) return null
+  return { side: 'width', rule: `times height must be at most ${maxPixels} pixels` }
+}
+
+/** Pixels of a size such as 1280x1280; NaN where the text is none. */
+export function readSize(text: string): { width: number; height: number } {
+  const [width = NaN, height = NaN] = text.split('x').map(Number)
+  return { width, height }
+}
