@@ -16,6 +16,8 @@ import { jobsList } from './routes/jobs.list.ts'
 import { modelsList } from './routes/models.list.ts'
 import { openapiGet } from './routes/openapi.get.ts'
 import { openaiImages } from './routes/openai.images.ts'
+import { statementsGet } from './routes/statements.get.ts'
+import { statementsList } from './routes/statements.list.ts'
 import { zaiImages } from './routes/zai.images.ts'
 
 /** A prompt and its settings are a few kilobytes. */
@@ -67,6 +69,8 @@ export function createApp(
   guard(app, deps, 'read', [
     '/v1/models',
     '/v1/balance',
+    // Covers `/v1/statements` itself too.
+    '/v1/statements/*',
     ...ZAI_BASES.map((base) => `${base}/async-result/*`),
   ])
   guard(app, deps, 'webhooks', WEBHOOK_PATHS)
@@ -78,6 +82,8 @@ export function createApp(
   app.route('/', resultRoutes(deps))
   app.route('/', webhookRoutes(deps))
   app.route('/', balanceGet(deps))
+  app.route('/', statementsList(deps))
+  app.route('/', statementsGet(deps))
   app.route('/', modelsList(deps))
   app.route('/', openaiImages(deps))
   for (const base of ZAI_BASES) app.route(base, zaiImages(deps))
