@@ -1,12 +1,6 @@
 -- Credit that is burned, expires and comes back; what is given back or written off after a charge.
 -- Lock order goes on from the balance row of the org: its grants, then nothing.
 
-CREATE TRIGGER usage_correction_append_only BEFORE UPDATE OR DELETE ON usage_correction
-  FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-CREATE TRIGGER usage_correction_keep BEFORE TRUNCATE ON usage_correction EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
 -- Takes an amount from an org's credit, in the order in which credit is burned, and notes it with the job. The caller
 -- holds the org's balance row. Returns what paid and what promotional credit gave; less than asked when less is there.
 CREATE FUNCTION burn_credit(p_org text, p_job text, p_amount bigint, OUT paid bigint, OUT promo bigint)
@@ -89,6 +83,8 @@ DECLARE
   v_net bigint;
   v_promo bigint;
   v_paid bigint;
+  v_teams text[];
+  v_parts bigint[];
   r reservation;
 BEGIN
   PERFORM 1 FROM job WHERE id = p_job AND org_id = p_org AND finished_at IS NOT NULL FOR UPDATE;
@@ -99,11 +95,12 @@ BEGIN
   WITH made AS (
     INSERT INTO usage_correction (id, usage_event_id, reason, source_id, org_id, team_id, key_id, images, list_micros,
                                   discount_micros, net_micros, credit_micros)
-    SELECT new_id('cor'), u.id, 'refund', p_refund, u.org_id, u.team_id, u.key_id, -1, -u.list_micros,
+    SELECT new_id('cor'), u.id, 'refund', p_refund, u.org_id, usage_team(u), u.key_id, -1, -u.list_micros,
            -u.discount_micros, -u.net_micros, -u.credit_micros
       FROM usage_event u WHERE u.job_id = p_job AND u.idx = ANY (p_idxs)
-    ON CONFLICT DO NOTHING RETURNING net_micros, credit_micros
-  ) SELECT coalesce(-sum(net_micros), 0), coalesce(-sum(credit_micros), 0) INTO v_net, v_promo FROM made;
+    ON CONFLICT DO NOTHING RETURNING net_micros, credit_micros, team_id
+  ) SELECT coalesce(-sum(net_micros), 0), coalesce(-sum(credit_micros), 0), array_agg(team_id), array_agg(net_micros)
+      INTO v_net, v_promo, v_teams, v_parts FROM made;
   IF v_net = 0 THEN RETURN 0; END IF;
   UPDATE budget SET spent_micros = spent_micros - v_net
    WHERE id IN (SELECT budget_id FROM reservation_leg WHERE reservation_id = r.id);
@@ -111,9 +108,9 @@ BEGIN
   PERFORM return_credit(p_job, 'promo', v_promo);
   PERFORM return_credit(p_job, 'paid', v_paid);
   PERFORM post_entries('refund', p_refund || ':' || p_job, 'posted',
-    ARRAY['refunds', 'promo:' || p_org,
-          funding_account(p_org, (SELECT team_id FROM job WHERE id = p_job), v_mode)],
-    ARRAY[v_net, -v_promo, v_promo - v_net]);
+    CASE v_mode WHEN 'internal' THEN ARRAY['refunds'] || ARRAY(SELECT 'team_cost:' || unnest(v_teams))
+                ELSE ARRAY['refunds', 'promo:' || p_org, funding_account(p_org, NULL, v_mode)] END,
+    CASE v_mode WHEN 'internal' THEN ARRAY[v_net] || v_parts ELSE ARRAY[v_net, -v_promo, v_promo - v_net] END);
   RETURN v_net;
 END $$;
 --> statement-breakpoint
