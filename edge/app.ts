@@ -6,6 +6,7 @@ import type { Deps, RequestState } from './deps.ts'
 import { ApiError, createOnError, requestIdOf } from './errors.ts'
 import { limitRate } from './limits.ts'
 import { createRouter } from './openapi.ts'
+import { BILLING_PATHS, billingRoutes } from './billing-routes.ts'
 import { WEBHOOK_PATHS, keylessRoutes, resultRoutes, webhookRoutes } from './result-routes.ts'
 import { balanceGet } from './routes/balance.get.ts'
 import { healthGet } from './routes/health.get.ts'
@@ -16,6 +17,7 @@ import { jobsList } from './routes/jobs.list.ts'
 import { modelsList } from './routes/models.list.ts'
 import { openapiGet } from './routes/openapi.get.ts'
 import { openaiImages } from './routes/openai.images.ts'
+import { stripeWebhook } from './routes/stripe.webhook.ts'
 import { zaiImages } from './routes/zai.images.ts'
 
 /** A prompt and its settings are a few kilobytes. */
@@ -59,6 +61,7 @@ export function createApp(
   app.route('/', healthGet(deps))
   app.route('/', openapiGet(app))
   app.route('/', keylessRoutes(deps))
+  app.route('/', stripeWebhook(deps))
 
   guard(app, deps, 'generate', [
     '/v1/images/*',
@@ -70,6 +73,7 @@ export function createApp(
     ...ZAI_BASES.map((base) => `${base}/async-result/*`),
   ])
   guard(app, deps, 'webhooks', WEBHOOK_PATHS)
+  guard(app, deps, 'billing', BILLING_PATHS)
   guardJobs(app, deps)
   app.route('/', jobsCreate(deps))
   app.route('/', jobsList(deps))
@@ -78,6 +82,7 @@ export function createApp(
   app.route('/', resultRoutes(deps))
   app.route('/', webhookRoutes(deps))
   app.route('/', balanceGet(deps))
+  app.route('/', billingRoutes(deps))
   app.route('/', modelsList(deps))
   app.route('/', openaiImages(deps))
   for (const base of ZAI_BASES) app.route(base, zaiImages(deps))

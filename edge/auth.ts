@@ -9,7 +9,7 @@ import { ApiError } from './errors.ts'
 import { isEqualConstantTime } from './signed-url.ts'
 
 /** What a key may do. */
-export type Scope = 'generate' | 'read' | 'webhooks'
+export type Scope = 'generate' | 'read' | 'webhooks' | 'billing'
 
 /** Remembers for seconds who a key belongs to; money asks the database again in any case. */
 export interface KeyCache {

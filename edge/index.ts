@@ -14,6 +14,7 @@ import { awsCredentials, parseWorkersEnv, syncWaitMs } from './env.ts'
 import { createRateLimiter } from './limits.ts'
 import { createLostCalls } from './lost-calls.ts'
 import { createS3Objects } from './objects.ts'
+import { createStripeDeps } from './stripe.ts'
 import { sweepOnce } from './sweep.ts'
 import { createJobWaiter } from './waiter.ts'
 import { createWorkersWebhookSender } from './workers-webhook-sender.ts'
@@ -55,8 +56,10 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     ...endpoint(env.SQS_ENDPOINT),
     ...awsCredentials(env),
   })
+  const stripe = createStripeDeps(env, { db, now, log })
   const deps: Deps = {
     db,
+    ...(stripe === undefined ? {} : { stripe }),
     pepper: env.KEY_PEPPER,
     publicUrl: env.PUBLIC_URL,
     now,

@@ -5,6 +5,7 @@ import { createKeyCache } from '../auth.ts'
 import { createCatalogue } from '../catalogue.ts'
 import type { Deps } from '../deps.ts'
 import { createSqsQueue } from '../enqueue.ts'
+import { createStripeDeps } from '../stripe.ts'
 import { awsCredentials, syncWaitMs } from '../env.ts'
 import type { NodeEnv } from '../env.ts'
 import { createRateLimiter } from '../limits.ts'
@@ -52,7 +53,15 @@ export async function startGateway(
     ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
     ...awsCredentials(env),
   })
-  const base = { db, pepper: env.KEY_PEPPER, now, sendWebhook: sender.send, allowLoopbackWebhooks }
+  const stripe = createStripeDeps(env, { db, now, log })
+  const base = {
+    db,
+    pepper: env.KEY_PEPPER,
+    now,
+    sendWebhook: sender.send,
+    allowLoopbackWebhooks,
+    ...(stripe === undefined ? {} : { stripe }),
+  }
   const sweep = startSweepLoop({ ...base, queue }, (part, error) =>
     log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
   )

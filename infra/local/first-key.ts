@@ -33,7 +33,7 @@ export async function createLocalKey(db: Db, pepper: string): Promise<string> {
     hash,
     pepperVersion: 1,
     last4,
-    scopes: ['generate', 'read', 'webhooks'],
+    scopes: ['generate', 'read', 'webhooks', 'billing'],
   })
   return key
 }
