@@ -7,6 +7,7 @@ import type { Deps, RequestState } from './deps.ts'
 import { ApiError, createOnError, requestIdOf } from './errors.ts'
 import { limitRate } from './limits.ts'
 import { createRouter } from './openapi.ts'
+import { PAYMENT_PATHS, paymentRoutes } from './payment-routes.ts'
 import { WEBHOOK_PATHS, keylessRoutes, resultRoutes, webhookRoutes } from './result-routes.ts'
 import { healthGet } from './routes/health.get.ts'
 import { jobsCancel } from './routes/jobs.cancel.ts'
@@ -17,6 +18,7 @@ import { modelsGet } from './routes/models.get.ts'
 import { modelsList } from './routes/models.list.ts'
 import { openapiGet } from './routes/openapi.get.ts'
 import { openaiImages } from './routes/openai.images.ts'
+import { stripeWebhook } from './routes/stripe.webhook.ts'
 import { zaiImages } from './routes/zai.images.ts'
 
 /** A prompt and its settings are a few kilobytes. */
@@ -62,6 +64,7 @@ export function createApp(
   app.route('/', healthGet(deps))
   app.route('/', openapiGet(app))
   app.route('/', keylessRoutes(deps))
+  app.route('/', stripeWebhook(deps))
 
   guard(app, deps, 'generate', [
     '/v1/images/*',
@@ -74,6 +77,7 @@ export function createApp(
     ...ZAI_BASES.map((base) => `${base}/async-result/*`),
   ])
   guard(app, deps, 'webhooks', WEBHOOK_PATHS)
+  guard(app, deps, 'billing', PAYMENT_PATHS)
   guardJobs(app, deps)
   app.route('/', jobsCreate(deps))
   app.route('/', jobsList(deps))
@@ -82,6 +86,7 @@ export function createApp(
   app.route('/', resultRoutes(deps))
   app.route('/', webhookRoutes(deps))
   app.route('/', billingRoutes(deps))
+  app.route('/', paymentRoutes(deps))
   for (const base of MODEL_BASES) {
     app.route(base, modelsList(deps)).route(base, modelsGet(deps))
   }

@@ -10,7 +10,7 @@ import { peppersOf } from './pepper.ts'
 import { isEqualConstantTime } from './signed-url.ts'
 
 /** What a key may do. */
-export type Scope = 'generate' | 'read' | 'webhooks'
+export type Scope = 'generate' | 'read' | 'webhooks' | 'billing'
 
 /** The shortest period that Cloudflare's rate limit binding has. */
 const SHIELD_RETRY_SECONDS = 10

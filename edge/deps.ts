@@ -1,3 +1,4 @@
+import type { StripeDeps } from '../billing/stripe/client.ts'
 import type { Db } from '../db/client.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
 import type { Catalogue } from './catalogue.ts'
@@ -31,6 +32,8 @@ export interface Deps extends Peppers {
   readonly sendWebhook: SendWebhook
   /** Whether webhooks may go to this machine itself; only the embedded default says yes. */
   readonly allowLoopbackWebhooks: boolean
+  /** Payments and invoices; absent where Stripe is not set up. */
+  readonly stripe?: StripeDeps
   /** Runs the due work now, after the response; see `sweepOnce`. */
   readonly pokeSweep: () => void
   /** Lets work go on after the response; failures are logged, never thrown. */

@@ -26,6 +26,12 @@ const shared = {
   S3_ENDPOINT: z.url().optional(),
   /** 1: callers can reach the bucket, so that results may be fetched from it by a short presigned URL. */
   S3_PUBLIC: flag,
+  /** With it and the next one payments and invoices go through Stripe. */
+  STRIPE_SECRET_KEY: z.string().min(1).optional(),
+  /** Signing secrets of the webhook endpoints, with commas between them. */
+  STRIPE_WEBHOOK_SECRET: z.string().min(1).optional(),
+  /** Where the API is, if not at Stripe. */
+  STRIPE_API_BASE: z.url({ protocol: /^https?$/ }).optional(),
   /** Synchronous calls hand over to their task id after this; lower it below a proxy's own time limit. */
   SYNC_WAIT_SECONDS: z.coerce.number().int().min(1).max(290).optional(),
 }

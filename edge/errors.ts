@@ -8,7 +8,7 @@ import type { errorBody, errorData } from './contract.ts'
 interface ErrorKind {
   /** Digits, as Z.ai's clients expect; the Java one turns it into a number. */
   code: string
-  status: 400 | 401 | 402 | 403 | 404 | 410 | 413 | 415 | 422 | 429 | 500 | 503 | 504
+  status: 400 | 401 | 402 | 403 | 404 | 410 | 413 | 415 | 422 | 429 | 500 | 501 | 503 | 504
   /** Whether the same call can succeed later without a change. */
   retryable: boolean
   /** One sentence that is always true of this error. */
@@ -28,7 +28,7 @@ export const ERRORS = {
   key_invalid: kind('1000', 401, false, 'The API key is not valid.'),
   token_expired: kind('1003', 401, false, 'The token or key has expired.'),
   forbidden: kind('1220', 403, false, 'The key may not make this call.'),
-  bad_signature: kind('1220', 403, false, 'The signature of the URL is not valid.'),
+  bad_signature: kind('1220', 403, false, 'The signature is not valid.'),
   not_found: kind('1222', 404, false, 'There is nothing under this address.'),
   gone: kind('1222', 410, false, 'What was here has expired or was deleted.'),
   insufficient_credit: kind('1113', 402, false, 'There is not enough credit for this request.'),
@@ -50,6 +50,7 @@ export const ERRORS = {
   ),
   internal: kind('1200', 500, true, 'Something went wrong on our side.'),
   unavailable: kind('1305', 503, true, 'A part of the service is not reachable at the moment.'),
+  not_configured: kind('1305', 501, false, 'Payments are not set up on this server.'),
   still_running: kind('1234', 504, false, 'The picture is not ready yet; fetch it by its task id.'),
 } as const satisfies Record<string, ErrorKind>
 

@@ -14,6 +14,7 @@ import { createKeyCache } from './key-cache.ts'
 import { createRateLimiter } from './limits.ts'
 import { createLostCalls } from './lost-calls.ts'
 import { createS3Objects } from './objects.ts'
+import { createStripeDeps } from './stripe.ts'
 import { sweepOnce } from './sweep.ts'
 import { createJobWaiter } from './waiter.ts'
 import { createWorkersWebhookSender } from './workers-webhook-sender.ts'
@@ -49,8 +50,10 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     applicationName: 'glyphpress-edge',
   })
   const queue = createSqsQueue(db, { queueUrl: env.SQS_QUEUE_URL, ...queuePlace(env) })
+  const stripe = createStripeDeps(env, { db, now, log })
   const deps: Deps = {
     db,
+    ...(stripe === undefined ? {} : { stripe }),
     pepper: env.KEY_PEPPER,
     previousPepper: env.KEY_PEPPER_PREVIOUS,
     publicUrl: env.PUBLIC_URL,

@@ -1,3 +1,5 @@
+import type { StripeDeps } from '../billing/stripe/client.ts'
+import { runStripe } from '../billing/stripe/run.ts'
 import { expireOverdue } from '../billing/expire.ts'
 import { restageDispatch, takeDueDispatches } from '../db/outbox.ts'
 import { claimDueDeliveries, postponeDeferred } from '../db/webhook-attempts.ts'
@@ -8,6 +10,7 @@ import type { DispatchQueue } from './enqueue.ts'
 
 export interface SweepDeps extends DeliverDeps {
   queue: DispatchQueue
+  stripe?: StripeDeps
 }
 
 /** Receivers served at once by one process; slow ones hold a place each, not the line. */
@@ -53,7 +56,7 @@ export function createDeliverySlots(places = DELIVERY_SLOTS): DeliverySlots {
   return { free: places, byOrg: new Map() }
 }
 
-export type SweepPart = 'dispatch' | 'deliver' | 'expire' | 'redispatch'
+export type SweepPart = 'dispatch' | 'deliver' | 'expire' | 'redispatch' | 'stripe'
 
 /** What one call of each part did; a failed part has the error in place of the count. */
 export type SweepReport = Record<SweepPart, number | Error>
@@ -67,13 +70,14 @@ export async function sweepOnce(
   deps: SweepDeps,
   slots: DeliverySlots = createDeliverySlots(),
 ): Promise<SweepReport> {
-  const [dispatch, delivered, expire, redispatch] = await Promise.all([
+  const [dispatch, delivered, expire, redispatch, stripe] = await Promise.all([
     guard(sendDueDispatches(deps)),
     guard(deliverDue(deps, slots)),
     guard(expireDue(deps)),
     guard(redispatchLost(deps)),
+    guard(stripeDue(deps)),
   ])
-  return { dispatch, deliver: delivered, expire, redispatch }
+  return { dispatch, deliver: delivered, expire, redispatch, stripe }
 }
 
 /**
@@ -155,6 +159,11 @@ export function redispatchLost(deps: SweepDeps): Promise<number> {
     olderThanSeconds: REDISPATCH_AFTER_SECONDS,
     limit: REDISPATCH_LIMIT,
   })
+}
+
+/** What is due with Stripe: its news, payments, usage to be told, comparisons. Nothing where it is not set up. */
+export async function stripeDue(deps: SweepDeps): Promise<number> {
+  return deps.stripe === undefined ? 0 : runStripe(deps.stripe)
 }
 
 /** @returns how many jobs ended */

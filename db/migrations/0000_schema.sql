@@ -224,6 +224,7 @@ CREATE TABLE "org" (
 	"frozen_reason" text,
 	"auto_topup_below_micros" bigint,
 	"auto_topup_micros" bigint,
+	"auto_topup_set_at" timestamp with time zone,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "org_stripe_customer_id_unique" UNIQUE("stripe_customer_id"),
 	CONSTRAINT "org_settlement_once" UNIQUE("id","settlement_mode"),
@@ -324,10 +325,13 @@ CREATE TABLE "invoice" (
 	"org_id" text NOT NULL,
 	"period_start" timestamp with time zone NOT NULL,
 	"period_end" timestamp with time zone NOT NULL,
+	"is_metered" boolean DEFAULT false NOT NULL,
 	"state" text NOT NULL,
 	"amount_micros" bigint NOT NULL,
 	"tax_micros" bigint DEFAULT 0 NOT NULL,
 	"expected_micros" bigint,
+	"lines_micros" bigint,
+	"problem" text,
 	"updated_at" timestamp with time zone DEFAULT now() NOT NULL
 );
 --> statement-breakpoint
@@ -338,17 +342,28 @@ CREATE TABLE "meter_report" (
 	"meter" text NOT NULL,
 	"hour" timestamp with time zone NOT NULL,
 	"revision" integer NOT NULL,
+	"channel" text NOT NULL,
 	"quantity" bigint NOT NULL,
+	"due_micros" bigint NOT NULL,
+	"base_quantity" bigint NOT NULL,
+	"base_micros" bigint NOT NULL,
 	"identifier" text NOT NULL,
 	"state" text NOT NULL,
 	"attempts" integer DEFAULT 0 NOT NULL,
 	"next_attempt_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"error" text,
+	"suspect" boolean DEFAULT false NOT NULL,
 	"sealed_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"accepted_at" timestamp with time zone,
 	CONSTRAINT "meter_report_identifier_unique" UNIQUE("identifier"),
 	CONSTRAINT "meter_report_postpaid" CHECK ("meter_report"."settlement_mode" = 'postpaid'),
-	CONSTRAINT "meter_report_quantity" CHECK ("meter_report"."quantity" >= 0)
+	CONSTRAINT "meter_report_quantity" CHECK ("meter_report"."quantity" >= 0),
+	CONSTRAINT "meter_report_meter" CHECK ("meter_report"."meter" in ('images', 'items'))
+);
+--> statement-breakpoint
+CREATE TABLE "seal_progress" (
+	"meter" text PRIMARY KEY NOT NULL,
+	"sealed_to" timestamp with time zone NOT NULL
 );
 --> statement-breakpoint
 CREATE TABLE "stripe_event" (
@@ -362,6 +377,18 @@ CREATE TABLE "stripe_event" (
 	"error" text
 );
 --> statement-breakpoint
+CREATE TABLE "stripe_subscription" (
+	"id" text PRIMARY KEY NOT NULL,
+	"org_id" text NOT NULL,
+	"settlement_mode" text DEFAULT 'postpaid' NOT NULL,
+	"status" text NOT NULL,
+	"metered_from" timestamp with time zone NOT NULL,
+	"metered_to" timestamp with time zone,
+	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "stripe_subscription_postpaid" CHECK ("stripe_subscription"."settlement_mode" = 'postpaid'),
+	CONSTRAINT "stripe_subscription_span" CHECK ("stripe_subscription"."metered_to" >= "stripe_subscription"."metered_from")
+);
+--> statement-breakpoint
 CREATE TABLE "topup" (
 	"id" text PRIMARY KEY NOT NULL,
 	"org_id" text NOT NULL,
@@ -371,6 +398,7 @@ CREATE TABLE "topup" (
 	"checkout_session" text,
 	"payment_intent" text,
 	"failure_reason" text,
+	"checked_at" timestamp with time zone,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"settled_at" timestamp with time zone,
 	CONSTRAINT "topup_checkout_session_unique" UNIQUE("checkout_session"),
@@ -505,6 +533,7 @@ ALTER TABLE "statement" ADD CONSTRAINT "statement_team_id_team_id_fk" FOREIGN KE
 ALTER TABLE "dispute" ADD CONSTRAINT "dispute_org_id_org_id_fk" FOREIGN KEY ("org_id") REFERENCES "public"."org"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "invoice" ADD CONSTRAINT "invoice_org_id_org_id_fk" FOREIGN KEY ("org_id") REFERENCES "public"."org"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "meter_report" ADD CONSTRAINT "meter_report_postpaid_org" FOREIGN KEY ("org_id","settlement_mode") REFERENCES "public"."org"("id","settlement_mode") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "stripe_subscription" ADD CONSTRAINT "stripe_subscription_postpaid_org" FOREIGN KEY ("org_id","settlement_mode") REFERENCES "public"."org"("id","settlement_mode") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "topup" ADD CONSTRAINT "topup_org_id_org_id_fk" FOREIGN KEY ("org_id") REFERENCES "public"."org"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "usage_correction" ADD CONSTRAINT "usage_correction_usage_event_id_usage_event_id_fk" FOREIGN KEY ("usage_event_id") REFERENCES "public"."usage_event"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "usage_correction" ADD CONSTRAINT "usage_correction_team_id_team_id_fk" FOREIGN KEY ("team_id") REFERENCES "public"."team"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
@@ -543,10 +572,14 @@ CREATE UNIQUE INDEX "price_version_start_once" ON "price_version" USING btree ("
 CREATE UNIQUE INDEX "sku_once" ON "sku" USING btree ("model","size_class","quality","priority");--> statement-breakpoint
 CREATE UNIQUE INDEX "statement_once" ON "statement" USING btree ("org_id",coalesce("team_id", ''),"period_start");--> statement-breakpoint
 CREATE INDEX "invoice_by_org" ON "invoice" USING btree ("org_id","period_start");--> statement-breakpoint
+CREATE INDEX "invoice_drafts" ON "invoice" USING btree ("updated_at") WHERE "invoice"."state" in ('draft', 'held');--> statement-breakpoint
 CREATE UNIQUE INDEX "meter_report_revision_once" ON "meter_report" USING btree ("org_id","meter","hour","revision");--> statement-breakpoint
 CREATE UNIQUE INDEX "meter_report_one_in_flight" ON "meter_report" USING btree ("org_id","meter","hour") WHERE "meter_report"."state" in ('sealed', 'sending', 'unknown');--> statement-breakpoint
 CREATE INDEX "meter_report_due" ON "meter_report" USING btree ("next_attempt_at") WHERE "meter_report"."state" in ('sealed', 'sending', 'unknown');--> statement-breakpoint
+CREATE INDEX "meter_report_unconfirmed" ON "meter_report" USING btree ("next_attempt_at") WHERE "meter_report"."state" = 'accepted';--> statement-breakpoint
 CREATE INDEX "stripe_event_due" ON "stripe_event" USING btree ("next_attempt_at") WHERE "stripe_event"."applied_at" is null;--> statement-breakpoint
+CREATE UNIQUE INDEX "stripe_subscription_one_live" ON "stripe_subscription" USING btree ("org_id") WHERE "stripe_subscription"."metered_to" is null;--> statement-breakpoint
+CREATE INDEX "stripe_subscription_by_org" ON "stripe_subscription" USING btree ("org_id","metered_from");--> statement-breakpoint
 CREATE INDEX "topup_by_org" ON "topup" USING btree ("org_id","id");--> statement-breakpoint
 CREATE UNIQUE INDEX "topup_auto_once" ON "topup" USING btree ("org_id") WHERE "topup"."kind" = 'auto' and "topup"."state" = 'pending';--> statement-breakpoint
 CREATE UNIQUE INDEX "usage_correction_once" ON "usage_correction" USING btree ("usage_event_id","reason","source_id");--> statement-breakpoint

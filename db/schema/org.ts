@@ -19,6 +19,8 @@ export const org = pgTable(
     /** Prepaid only: when less than this is left, `auto_topup_micros` is bought off-session. */
     autoTopupBelowMicros: bigint('auto_topup_below_micros', { mode: 'bigint' }),
     autoTopupMicros: bigint('auto_topup_micros', { mode: 'bigint' }),
+    /** Failures before it no longer count. */
+    autoTopupSetAt: timestamp('auto_topup_set_at', { withTimezone: true }),
     createdAt: timestamp('created_at', { withTimezone: true }).notNull().defaultNow(),
   },
   (t) => [

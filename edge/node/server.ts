@@ -7,6 +7,7 @@ import { clientNetwork } from '../client-address.ts'
 import type { Deps } from '../deps.ts'
 import { createSqsQueue } from '../enqueue.ts'
 import { bucketPlace, queuePlace, syncWaitMs } from '../env.ts'
+import { createStripeDeps } from '../stripe.ts'
 import type { NodeEnv } from '../env.ts'
 import { createKeyCache } from '../key-cache.ts'
 import { createRateLimiter } from '../limits.ts'
@@ -57,8 +58,12 @@ export async function startGateway(
     queueUrl: env.SQS_QUEUE_URL,
     ...queuePlace(env),
   })
+  const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
-  const base = { db, ...peppers, now, sendWebhook: sender.send, allowLoopbackWebhooks }
+  const base = {
+    ...{ db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers },
+    ...(stripe === undefined ? {} : { stripe }),
+  }
   const sweep = startSweepLoop({ ...base, queue }, (part, error) =>
     log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
   )

@@ -4,6 +4,7 @@ import {
   expireDue,
   redispatchLost,
   sendDueDispatches,
+  stripeDue,
 } from '../sweep.ts'
 import type { DeliveryStop, SweepDeps, SweepPart } from '../sweep.ts'
 
@@ -13,6 +14,7 @@ const EVERY_MS: Readonly<Record<SweepPart, number>> = {
   deliver: 1_000,
   expire: 5_000,
   redispatch: 60_000,
+  stripe: 15_000,
 }
 
 export interface SweepLoop {
@@ -47,6 +49,7 @@ export function startSweepLoop(
     deliver: () => deliverDue(deps, slots, deliveryStop),
     expire: () => expireDue(deps),
     redispatch: () => redispatchLost(deps),
+    stripe: () => stripeDue(deps),
   }
   const running = new Set<Promise<void>>()
   const busy = new Set<SweepPart>()
@@ -68,7 +71,7 @@ export function startSweepLoop(
       })
     running.add(ended)
   }
-  const parts: SweepPart[] = ['dispatch', 'deliver', 'expire', 'redispatch']
+  const parts: SweepPart[] = ['dispatch', 'deliver', 'expire', 'redispatch', 'stripe']
   const timers = parts.map((part) => setInterval(() => run(part), EVERY_MS[part]))
   return {
     poke() {

