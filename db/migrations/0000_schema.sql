@@ -66,6 +66,7 @@ CREATE TABLE "credit_grant" (
 	"kind" text NOT NULL,
 	"amount_micros" bigint NOT NULL,
 	"remaining_micros" bigint NOT NULL,
+	"withdrawn_micros" bigint DEFAULT 0 NOT NULL,
 	"priority" integer DEFAULT 50 NOT NULL,
 	"source_id" text NOT NULL,
 	"effective_at" timestamp with time zone DEFAULT now() NOT NULL,

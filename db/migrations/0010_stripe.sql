@@ -206,7 +206,9 @@ BEGIN
   SELECT greatest(limit_micros - held_micros - spent_micros, 0) INTO v_free FROM budget
    WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance' FOR NO KEY UPDATE;
   IF v_free IS NULL THEN RAISE EXCEPTION 'org % has no prepaid balance', p_org; END IF;
-  v_taken := least(v_free, p_amount);
+  -- What was given was not paid for, and is not taken for a payment that went back.
+  v_taken := least(v_free, p_amount, (SELECT coalesce(sum(remaining_micros), 0)::bigint FROM credit_grant
+                                       WHERE org_id = p_org AND kind = 'paid'));
   IF EXISTS (SELECT 1 FROM ledger_txn WHERE kind IN ('withdrawal', 'withdrawal_owed') AND source_id = p_source) THEN
     RETURN NULL;
   END IF;
@@ -216,10 +218,11 @@ BEGIN
      WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance';
     v_left := v_taken;
     FOR g IN SELECT id, remaining_micros FROM credit_grant
-        WHERE org_id = p_org AND remaining_micros > 0
-        ORDER BY source_id = p_payment DESC, kind = 'paid' DESC, priority DESC, created_at DESC FOR UPDATE LOOP
+        WHERE org_id = p_org AND kind = 'paid' AND remaining_micros > 0
+        ORDER BY source_id = p_payment DESC, priority DESC, created_at DESC FOR UPDATE LOOP
       EXIT WHEN v_left = 0;
-      UPDATE credit_grant SET remaining_micros = remaining_micros - least(remaining_micros, v_left) WHERE id = g.id;
+      UPDATE credit_grant SET remaining_micros = remaining_micros - least(remaining_micros, v_left),
+                              withdrawn_micros = withdrawn_micros + least(remaining_micros, v_left) WHERE id = g.id;
       v_left := v_left - least(g.remaining_micros, v_left);
     END LOOP;
   END IF;

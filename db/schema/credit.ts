@@ -26,6 +26,10 @@ export const creditGrant = pgTable(
     kind: text({ enum: ['paid', 'promo'] }).notNull(),
     amountMicros: bigint('amount_micros', { mode: 'bigint' }).notNull(),
     remainingMicros: bigint('remaining_micros', { mode: 'bigint' }).notNull(),
+    /** What payments that were returned took from it. */
+    withdrawnMicros: bigint('withdrawn_micros', { mode: 'bigint' })
+      .notNull()
+      .default(sql`0`),
     /** 0 is burned first. */
     priority: integer().notNull().default(50),
     /** What it came from, such as a payment; unique for ever. */

@@ -87,11 +87,16 @@ const RULES: Record<string, string> = {
      where (select coalesce(sum(remaining_micros), 0) from credit_grant g where g.org_id = o.id and g.kind = x.kind)
         <> (select coalesce(-sum(e.amount_micros), 0) from ledger_entry e where e.phase = 'posted'
              and e.account_id = case x.kind when 'paid' then 'prepaid:' else 'promo:' end || o.id)`,
-  'of a grant is left what was not burned, or came back, or expired': `
+  'of a grant is left what was not burned, or came back, or expired, or was withdrawn': `
     select g.id from credit_grant g left join credit_burn u on u.grant_id = g.id
-     group by g.id having g.remaining_micros <> g.amount_micros - coalesce(sum(u.amount_micros - u.returned_micros), 0)
+     group by g.id having g.remaining_micros <> g.amount_micros - g.withdrawn_micros - coalesce(sum(u.amount_micros - u.returned_micros), 0)
        - (select coalesce(sum(e.amount_micros), 0) from ledger_txn t join ledger_entry e on e.txn_id = t.id
            where t.kind = 'expire' and t.source_id like g.id || ':%' and e.amount_micros > 0)`,
+  'what was withdrawn from grants of an org = its withdrawals': `
+    select o.id from org o where
+      (select coalesce(sum(g.withdrawn_micros), 0) from credit_grant g where g.org_id = o.id) <>
+      (select coalesce(sum(e.amount_micros), 0) from ledger_txn t join ledger_entry e on e.txn_id = t.id
+        where t.kind = 'withdrawal' and e.account_id = 'prepaid:' || o.id)`,
   'promotional credit in the usage lines of a job = what the job burned of it': `
     select r.job_id from reservation r where
       (select coalesce(sum(u.credit_micros), 0) from usage_event u where u.job_id = r.job_id) <>
@@ -118,7 +123,8 @@ const RULES: Record<string, string> = {
     select id from budget where limit_micros < 0 or month_limit_micros < 0 or max_inflight < 0`,
   'what is charged and granted to an org lies on the account of its settlement mode': `
     select e.id from ledger_entry e join ledger_account a on a.id = e.account_id join org o on o.id = a.org_id
-     where a.type <> all (case o.settlement_mode when 'prepaid' then array['prepaid', 'promo']
+      join ledger_txn t on t.id = e.txn_id
+     where t.kind not in ('withdrawal_owed', 'payment_returned') and a.type <> all (case o.settlement_mode when 'prepaid' then array['prepaid', 'promo']
                      when 'postpaid' then array['receivable', 'promo'] else array['team_cost'] end)`,
   'the unit price is that of the price version': `
     select r.id from reservation r join price_version p on p.id = r.price_version_id
