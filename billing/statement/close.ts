@@ -139,7 +139,8 @@ async function findWait(
 
 /**
  * What the org's lines of the month say, and what the ledger says: posted income of transactions that are the org's,
- * by one of their accounts or by the job that they charge. Moves between teams are no income and sum to nothing.
+ * by one of their accounts or by the job that they charge, less what was given back. Moves between teams are no
+ * income and sum to nothing.
  */
 async function compareBooks(
   tx: Db,
@@ -159,7 +160,7 @@ async function compareBooks(
                     select t.id from (select distinct job_id from usage_event u where ${inScope(tx, org, 'u')}) used
                       join ledger_txn t on t.kind = 'charge' and t.source_id = substr(used.job_id, 5)) mine
               join ledger_entry i on i.txn_id = mine.id and i.phase = 'posted'
-              join ledger_account a on a.id = i.account_id and a.type in ('revenue', 'recovery')) as "ledgerMicros"`
+              join ledger_account a on a.id = i.account_id and a.type in ('revenue', 'recovery', 'refunds')) as "ledgerMicros"`
   if (!row) throw new Error('a query of one row returned none')
   return row
 }

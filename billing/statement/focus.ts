@@ -95,7 +95,7 @@ function readCorrections(
      order by c.occurred_at, c.id limit ${PAGE_ROWS}`
 }
 
-/** What moved an org's credit beside charges, told apart by the account on the other side. */
+/** Money of a prepaid org in and out, and paid credit that expired, told apart by the account on the other side. */
 function readPayments(
   db: Db,
   { orgId, month }: StatementScope,
@@ -109,11 +109,12 @@ function readPayments(
         from ledger_txn t
         join ledger_entry e on e.txn_id = t.id and e.phase = 'posted'
         join ledger_account a on a.id = e.account_id
-       where t.occurred_at >= ${month.start} and t.occurred_at < ${month.end} and t.kind <> 'charge'
+       where t.occurred_at >= ${month.start} and t.occurred_at < ${month.end} and t.kind not in ('charge', 'refund')
          and (t.occurred_at, t.id) > (${after.cursor}::text::timestamptz, ${after.id})
          and t.id in (select own.txn_id from ledger_entry own
                         join ledger_account mine on mine.id = own.account_id
-                       where mine.org_id = ${orgId} and mine.type = 'prepaid' and own.phase = 'posted')
+                        join org o on o.id = mine.org_id and o.settlement_mode = 'prepaid'
+                       where mine.org_id = ${orgId} and own.phase = 'posted')
        group by t.id) payment
      where paid <> 0 or expired <> 0
      order by at, id limit ${PAGE_ROWS}`

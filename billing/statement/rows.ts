@@ -196,10 +196,7 @@ function readHolds(db: Db, scope: StatementScope): Promise<HoldRow[]> {
      order by r.created_at, j.id limit ${MAX_LISTED_HOLDS}`
 }
 
-/**
- * A team has an account only where it is an internal cost centre. Where the org keeps one account for all its teams,
- * a charge is the team's by its job.
- */
+/** A team has an account only where it is an internal cost centre. */
 async function readAccount(db: Db, scope: StatementScope, org: OrgParty): Promise<AccountRow[]> {
   const { orgId, teamId, month } = scope
   if (teamId !== null && org.settlementMode !== 'internal') return []
@@ -210,9 +207,7 @@ async function readAccount(db: Db, scope: StatementScope, org: OrgParty): Promis
       from ledger_account a
       join ledger_entry e on e.account_id = a.id and e.phase = 'posted'
       join ledger_txn t on t.id = e.txn_id and t.occurred_at < ${month.end}
-      left join job j on ${teamId}::text is not null and a.team_id is null
-       and t.kind = 'charge' and j.id = 'job_' || t.source_id
      where a.org_id = ${orgId} and a.type = ${ACCOUNT_TYPES[org.settlementMode]}
-       and (${teamId}::text is null or coalesce(a.team_id, j.team_id) = ${teamId})
+       and (${teamId}::text is null or a.team_id = ${teamId})
      group by t.kind order by t.kind collate "C"`
 }

@@ -6,6 +6,7 @@ import type { StatementDocument } from '../../billing/statement/document.ts'
 import { exportStatement } from '../../billing/statement/export.ts'
 import { toStatementHtml } from '../../billing/statement/html.ts'
 import { parseMonth } from '../../billing/statement/month.ts'
+import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
 import { checkFocus, parseCsv, sumMicros } from '../support/focus-check.ts'
@@ -22,7 +23,10 @@ beforeAll(async () => {
   database = await createTestDatabase()
   await createGoldenWorld(database.db)
 })
-afterAll(() => database.close())
+afterAll(async () => {
+  expect(await checkBooks(database.db)).toEqual([])
+  await database.close()
+})
 
 /** Refreshed by `UPDATE_GOLDEN=1`, so that a change of any form shows in review. */
 async function expectGolden(name: string, text: string): Promise<void> {

@@ -3,7 +3,7 @@ import { moveKey } from '../../billing/move-key.ts'
 import { insertKey } from '../../db/keys.ts'
 import { insertBalance } from '../../db/orgs.ts'
 import { grantCredit } from '../../billing/credit.ts'
-import { buyAt, holdAt, refundAt, rewrite } from './statement-world.ts'
+import { buyAt, dateGrant, dateMove, giveAt, holdAt, refundAt, rewrite } from './statement-world.ts'
 
 export const GOLDEN_ORGS = {
   prepaid: 'org_golden_prepaid',
@@ -37,13 +37,15 @@ async function createGoldenOrg(db: Db, mode: string, orgId: string): Promise<voi
   await db.sql`
     insert into team (id, org_id, name, cost_centre)
     values (${design.teamId}, ${orgId}, 'Design', 'CC-100'), (${spring.teamId}, ${orgId}, '=Spring', 'CC-200')`
-  const type = { prepaid: 'prepaid', postpaid: 'receivable' }[mode] ?? 'team_cost'
-  await db.sql`insert into ledger_account (id, org_id, type) values (${`${type}:${orgId}`}, ${orgId}, ${type})`
+  if (mode !== 'internal')
+    await db.sql`
+      insert into ledger_account (id, org_id, type)
+      select type || ':' || ${orgId}, ${orgId}, type from unnest(array['prepaid', 'promo', 'receivable']) as type`
   for (const { teamId, keyId } of [design, spring]) {
     if (mode === 'internal')
       await db.sql`
         insert into ledger_account (id, org_id, team_id, type)
-        values (${`${type}:${teamId}`}, ${orgId}, ${teamId}, ${type})`
+        values (${`team_cost:${teamId}`}, ${orgId}, ${teamId}, 'team_cost')`
     await insertBalance(db, 'team', teamId, {})
     await insertKey(db, {
       keyId,
@@ -60,35 +62,32 @@ async function createGoldenOrg(db: Db, mode: string, orgId: string): Promise<voi
     update api_key set tags = '{"project": "spring sale", "channel": "shop;web"}' where id = ${design.keyId}`
   if (mode === 'prepaid') {
     await grantCredit(db, { orgId, amountMicros: 25_000_000n, sourceId: id('topup') })
-    await date(db, id('topup'), '2026-10-02T08:30:00Z')
+    await dateGrant(db, { sourceId: id('topup'), at: new Date('2026-10-02T08:30:00Z') })
   }
   const at = (text: string) => new Date(`2026-${text}:00Z`)
   const job = (number: number) => id(`job_${number}`)
   await buyAt(db, design, { id: job(1), n: 1, delivered: 1, at: at('09-30T23:59') })
   await buyAt(db, design, { id: job(2), n: 2, delivered: 2, at: at('10-01T00:00') })
   await buyAt(db, spring, { id: job(3), n: 3, delivered: 2, at: at('10-12T09:15') })
+  if (mode !== 'internal') {
+    const gift = { orgId, amountMicros: 9_000n, sourceId: id('gift') }
+    await giveAt(db, { ...gift, at: at('10-15T12:00') })
+  }
   await buyAt(db, spring, { id: job(4), n: 1, delivered: 1, at: at('10-31T23:59') })
   await holdAt(db, design, { id: job(5), n: 2, at: at('10-31T23:58') })
   await rewrite(db, async ({ sql }) => {
     await sql`update usage_event set list_micros = 20000, discount_micros = 5000 where job_id = ${job(3)}`
-    await sql`update usage_event set credit_micros = 9000 where job_id = ${job(4)}`
   })
   const refunded = `use_${job(1).slice(4)}_0`
   await refundAt(db, { usageId: refunded, at: at('10-05T10:00'), id: id('cor_refund') })
-  await moveKey(db, { keyId: spring.keyId, teamId: design.teamId, validFrom: at('10-31T00:00') })
+  const move = { keyId: spring.keyId, teamId: design.teamId, validFrom: at('10-31T00:00') }
+  const moved = await moveKey(db, move)
+  if (!moved.ok) throw new Error(moved.reason)
+  await dateMove(db, moved.assignmentId, at('10-31T23:59'))
   await rewrite(
     db,
     ({ sql }) => sql`
-    update usage_correction set occurred_at = ${at('10-31T23:59')}, id = ${id('cor')} || '_' || reason
+    update usage_correction set id = ${id('cor')} || '_' || reason
      where org_id = ${orgId} and reason <> 'refund'`,
-  )
-}
-
-/** Dates a payment. */
-async function date(db: Db, sourceId: string, at: string): Promise<void> {
-  await rewrite(
-    db,
-    ({ sql }) =>
-      sql`update ledger_txn set occurred_at = ${new Date(at)} where source_id = ${sourceId}`,
   )
 }

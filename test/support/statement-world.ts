@@ -2,6 +2,8 @@ import { createId } from '../../db/ids.ts'
 import { withTransaction } from '../../db/client.ts'
 import type { Db } from '../../db/client.ts'
 import { claimJob } from '../../db/job-claims.ts'
+import { grantCredit } from '../../billing/credit.ts'
+import { refundImages } from '../../billing/refund.ts'
 import { settleJob } from '../../billing/settle.ts'
 import { deliver, reserve } from './jobs.ts'
 import type { BareTenant } from './jobs.ts'
@@ -57,27 +59,41 @@ export async function holdAt(
   return jobId
 }
 
-/** Gives back one image: a correction of its line, and the charge reversed in the ledger. */
+/** Gives back one image at an instant; `id` names the refund and its correction. */
 export async function refundAt(
   db: Db,
   line: { usageId: string; at: Date; id?: string },
 ): Promise<void> {
   const id = line.id ?? createId('correction')
+  const [used] = await db.sql<{ orgId: string; jobId: string; idx: number }[]>`
+    select org_id as "orgId", job_id as "jobId", idx from usage_event where id = ${line.usageId}`
+  if (!used) throw new Error(`there is no usage line ${line.usageId}`)
+  const { orgId, jobId, idx } = used
+  await refundImages(db, { orgId, jobId, indexes: [idx], refundId: id })
   await rewrite(db, async ({ sql }) => {
-    const source = `test:${id}`
-    await sql`
-      insert into usage_correction (id, usage_event_id, reason, source_id, org_id, team_id, key_id, images,
-                                    list_micros, discount_micros, net_micros, credit_micros, occurred_at)
-      select ${id}, u.id, 'refund', ${source}, u.org_id, usage_team(u), u.key_id, -1, -list_micros, -discount_micros,
-             -net_micros, -credit_micros, ${line.at} from usage_event u where u.id = ${line.usageId}`
-    await sql`
-      select post_transfer('refund', ${source}, income.account_id, funding.account_id, u.net_micros, 'posted')
-        from usage_event u
-        join ledger_txn t on t.kind = 'charge' and t.source_id = substr(u.job_id, 5)
-        join ledger_entry funding on funding.txn_id = t.id and funding.amount_micros > 0
-        join ledger_entry income on income.txn_id = t.id and income.amount_micros < 0
-       where u.id = ${line.usageId}`
-    await sql`update ledger_txn set occurred_at = ${line.at} where kind = 'refund' and source_id = ${source}`
+    await sql`update usage_correction set id = ${id}, occurred_at = ${line.at}
+               where usage_event_id = ${line.usageId} and reason = 'refund'`
+    await sql`update ledger_txn set occurred_at = ${line.at}
+               where kind = 'refund' and source_id = ${`${id}:${jobId}`}`
+  })
+}
+
+/** Promotional credit that is burned before any other, given at an instant. */
+export async function giveAt(
+  db: Db,
+  gift: { orgId: string; amountMicros: bigint; sourceId: string; at: Date },
+): Promise<void> {
+  const { at, ...grant } = gift
+  await grantCredit(db, { ...grant, kind: 'promo', priority: 10 })
+  await dateGrant(db, { sourceId: gift.sourceId, at })
+}
+
+/** Dates credit that was granted. */
+export async function dateGrant(db: Db, grant: { sourceId: string; at: Date }): Promise<void> {
+  const { sourceId, at } = grant
+  await rewrite(db, async ({ sql }) => {
+    await sql`update ledger_txn set occurred_at = ${at} where kind = 'credit' and source_id = ${sourceId}`
+    await sql`update credit_grant set created_at = ${at} where source_id = ${sourceId}`
   })
 }
 
