@@ -55,6 +55,8 @@ export type ReserveResult =
 
 export type ReserveRefusal =
   | { ok: false; reason: 'key_inactive' }
+  /** A payment of the org is disputed, or due. */
+  | { ok: false; reason: 'org_frozen' }
   | { ok: false; reason: 'idempotency_mismatch'; /** Of the other request. */ jobId: string }
   | {
       ok: false
@@ -165,7 +167,7 @@ type WireResult =
       inflight?: number | null
       max_inflight?: number | null
     }
-  | { ok: false; reason: 'key_inactive' }
+  | { ok: false; reason: 'key_inactive' | 'org_frozen' }
   | { ok: false; reason: 'idempotency_mismatch'; job_id: string }
   | {
       ok: false
@@ -205,6 +207,7 @@ function toResult(wire: WireResult): ReserveResult {
   }
   switch (wire.reason) {
     case 'key_inactive':
+    case 'org_frozen':
       return { ok: false, reason: wire.reason }
     case 'idempotency_mismatch':
       return { ok: false, reason: wire.reason, jobId: wire.job_id }

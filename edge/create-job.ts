@@ -203,6 +203,11 @@ function toError(refusal: ReserveRefusal, order: ImageOrder): ApiError {
   switch (refusal.reason) {
     case 'key_inactive':
       return new ApiError('key_invalid')
+    case 'org_frozen':
+      return new ApiError(
+        'org_frozen',
+        order.dialect === 'zai' ? { status: ZAI_STATUS.org_frozen } : {},
+      )
     case 'idempotency_mismatch':
       return new ApiError('idempotency_mismatch', {
         message: `This key belongs to another request, whose task id is ${refusal.jobId}.`,

@@ -32,6 +32,12 @@ export const ERRORS = {
   not_found: kind('1222', 404, false, 'There is nothing under this address.'),
   gone: kind('1222', 410, false, 'What was here has expired or was deleted.'),
   insufficient_credit: kind('1113', 402, false, 'There is not enough credit for this request.'),
+  org_frozen: kind(
+    '1113',
+    402,
+    false,
+    'A payment of this organisation is disputed or due; until that is settled it can start no jobs.',
+  ),
   budget_exceeded: kind('1308', 403, false, 'A spending limit does not allow this request.'),
   idempotency_mismatch: kind(
     '1231',
@@ -59,6 +65,7 @@ export type ErrorName = keyof typeof ERRORS
 /** Z.ai's clients know trouble with money as 429; the code and `x-should-retry` tell it from haste. */
 export const ZAI_STATUS = {
   insufficient_credit: 429,
+  org_frozen: 429,
   budget_exceeded: 429,
 } as const satisfies Partial<Record<ErrorName, ErrorKind['status']>>
 

@@ -49,6 +49,7 @@ export const CREATE_ERRORS = [
   'prompt_too_long',
   'unknown_model',
   'insufficient_credit',
+  'org_frozen',
   'budget_exceeded',
   'too_many_inflight',
   'idempotency_mismatch',

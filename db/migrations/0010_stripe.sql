@@ -25,7 +25,7 @@ CREATE FUNCTION refuse_frozen_org() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF EXISTS (SELECT 1 FROM org WHERE id = NEW.org_id AND frozen_at IS NOT NULL) THEN
     RAISE EXCEPTION 'reservation refused' USING ERRCODE = 'GP402',
-      DETAIL = jsonb_build_object('ok', false, 'reason', 'key_inactive')::text;
+      DETAIL = jsonb_build_object('ok', false, 'reason', 'org_frozen')::text;
   END IF;
   RETURN NEW;
 END $$;

@@ -189,6 +189,34 @@ test('/v1/auto-topup is set, read and switched off', async () => {
   })
 })
 
+test('an org whose payment is disputed or due starts no job in any dialect, and hears why: 402, Z.ai 429', async () => {
+  const frozen = await createTenant(world.db)
+  await world.db.sql`
+    update org set frozen_at = now(), frozen_reason = 'disputed_payment' where id = ${frozen.orgId}`
+  const body = { model: 'glm-image', prompt: "A sign 'OPEN'" }
+  for (const [path, status] of [
+    ['/v1/jobs', 402],
+    ['/v1/images/generations', 402],
+    ['/api/paas/v4/images/generations', 429],
+    ['/api/paas/v4/async/images/generations', 429],
+  ] as const) {
+    const response = await app.call('POST', path, { apiKey: frozen.apiKey, body })
+    expect([response.status, response.headers.get('x-should-retry')]).toEqual([status, 'false'])
+    expect(await check('POST', path, response)).toMatchObject({
+      error: {
+        type: 'org_frozen',
+        code: '1113',
+        message: expect.stringContaining('disputed or due'),
+      },
+    })
+  }
+  expect((await call('GET', '/v1/balance', undefined, frozen.apiKey)).status).toBe(200)
+  await world.db
+    .sql`update org set frozen_at = null, frozen_reason = null where id = ${frozen.orgId}`
+  const made = await app.call('POST', '/v1/jobs', { apiKey: frozen.apiKey, body })
+  expect(made.status).toBe(201)
+})
+
 test('/v1/billing/portal leads to a page of the org', async () => {
   const answer = await call('POST', '/v1/billing/portal', { return_url: 'https://a.example/' })
   expect(answer.status).toBe(201)

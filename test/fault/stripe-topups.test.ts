@@ -201,7 +201,7 @@ describe('money that goes back', () => {
     await world.deliver()
     expect(await creditOf(orgId)).toBe(150_000n)
     expect(await frozenOf(orgId)).toBe('returned_payment')
-    expect(await reserve(world.db, tenant)).toMatchObject({ ok: false })
+    expect(await reserve(world.db, tenant)).toEqual({ ok: false, reason: 'org_frozen' })
     expect(await checkBooks(world.db)).toEqual([])
   })
 
@@ -210,7 +210,7 @@ describe('money that goes back', () => {
     const dispute = openDispute(world.fake.state, intent)
     await world.deliver()
     expect(await frozenOf(orgId)).toBe('disputed_payment')
-    expect(await reserve(world.db, tenant)).toMatchObject({ ok: false })
+    expect(await reserve(world.db, tenant)).toEqual({ ok: false, reason: 'org_frozen' })
     closeDispute(world.fake.state, dispute, 'won')
     await world.deliver()
     expect(await frozenOf(orgId)).toBeNull()
