@@ -61,7 +61,11 @@ export async function startGateway(
   const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
   const base = {
-    ...{ db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers },
+    db,
+    now,
+    sendWebhook: sender.send,
+    allowLoopbackWebhooks,
+    ...peppers,
     ...(stripe === undefined ? {} : { stripe }),
   }
   const sweep = startSweepLoop({ ...base, queue }, (part, error) =>

@@ -40,7 +40,10 @@ export function quoteCreate(deps: Deps) {
     return c.json(
       {
         object: 'quote' as const,
-        ...{ model, size: `${width}x${height}`, n, priority },
+        model,
+        size: `${width}x${height}`,
+        n,
+        priority,
         currency: 'USD' as const,
         sku: price.skuId,
         price_version: price.priceVersionId,

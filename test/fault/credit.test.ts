@@ -96,7 +96,9 @@ describe('burning', () => {
     const { db } = database
     const tenant = await createBareTenant(db)
     await grantCredit(db, {
-      ...{ orgId: tenant.orgId, amountMicros: 20_000n, sourceId: `welcome-${tenant.orgId}` },
+      orgId: tenant.orgId,
+      amountMicros: 20_000n,
+      sourceId: `welcome-${tenant.orgId}`,
       kind: 'promo',
     })
     await buy(tenant, 3)
@@ -168,7 +170,9 @@ describe('refunds', () => {
     const parts = await Promise.all(
       Array.from({ length: 10 }, (_, index) =>
         refundImages(db, {
-          ...{ orgId: tenant.orgId, jobId, indexes: [0] },
+          orgId: tenant.orgId,
+          jobId,
+          indexes: [0],
           refundId: `r${index % 3}`,
         }),
       ),
@@ -240,7 +244,7 @@ test('any mixture of grants, jobs, refunds and expiries made at once leaves book
               const refund = { orgId: tenant.orgId, indexes: [0, images], refundId: `r${job}` }
               return jobId && (await refundImages(db, { ...refund, jobId }))
             }
-            default: {
+            case 'buy': {
               const result = await reserve(db, tenant, { n: images })
               if (!result.ok) return null
               jobs.push(result.jobId)
