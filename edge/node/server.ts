@@ -60,14 +60,8 @@ export async function startGateway(
   })
   const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
-  const base = {
-    db,
-    now,
-    sendWebhook: sender.send,
-    allowLoopbackWebhooks,
-    ...peppers,
-    ...(stripe === undefined ? {} : { stripe }),
-  }
+  const shared = { db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers }
+  const base = stripe === undefined ? shared : { ...shared, stripe }
   const sweep = startSweepLoop({ ...base, queue }, (part, error) =>
     log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
   )
