@@ -2,6 +2,7 @@ import {
   createDeliverySlots,
   deliverDue,
   expireDue,
+  pruneOld,
   redispatchLost,
   sendDueDispatches,
 } from '../sweep.ts'
@@ -13,6 +14,7 @@ const EVERY_MS: Readonly<Record<SweepPart, number>> = {
   deliver: 1_000,
   expire: 5_000,
   redispatch: 60_000,
+  prune: 10_000,
 }
 
 export interface SweepLoop {
@@ -47,6 +49,7 @@ export function startSweepLoop(
     deliver: () => deliverDue(deps, slots, deliveryStop),
     expire: () => expireDue(deps),
     redispatch: () => redispatchLost(deps),
+    prune: () => pruneOld(deps),
   }
   const running = new Set<Promise<void>>()
   const busy = new Set<SweepPart>()
@@ -68,7 +71,7 @@ export function startSweepLoop(
       })
     running.add(ended)
   }
-  const parts: SweepPart[] = ['dispatch', 'deliver', 'expire', 'redispatch']
+  const parts: SweepPart[] = ['dispatch', 'deliver', 'expire', 'redispatch', 'prune']
   const timers = parts.map((part) => setInterval(() => run(part), EVERY_MS[part]))
   return {
     poke() {
