@@ -1,4 +1,4 @@
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 
 import { openCheckpoint } from '../model/checkpoint.ts'
 import { compareAutoregressive, compareTokenizer } from '../parity/autoregressive.ts'
@@ -6,6 +6,7 @@ import { readCases } from '../parity/cases.ts'
 import { compareDiffusion, compareGlyph, compareSchedule } from '../parity/diffusion.ts'
 import { agrees, formatRows, TOLERANCE } from '../parity/report.ts'
 import type { ParityRow } from '../parity/report.ts'
+import { CALLER_FOLDER } from './env.ts'
 
 /** Compares every stage with tensors that the reference implementation wrote. */
 
@@ -32,7 +33,7 @@ if (dir === undefined || dir.startsWith('-') || rest.length > 0) {
   process.exitCode = dir === '--help' ? 0 : EXIT_USAGE
 } else {
   try {
-    process.exitCode = (await run(dir)) ? 0 : 1
+    process.exitCode = (await run(resolve(CALLER_FOLDER, dir))) ? 0 : 1
   } catch (error) {
     console.error(error instanceof Error ? error.message : String(error))
     process.exitCode = EXIT_USAGE

@@ -2,13 +2,14 @@ import { execFile } from 'node:child_process'
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 import { afterEach, beforeEach, expect, test } from 'vitest'
 
 import { openTensorFile } from '../../gpu-worker/model/safetensors.ts'
 
-const GOLDEN = new URL('../fixtures/golden', import.meta.url).pathname
-const COMMAND = new URL('../../gpu-worker/cli/parity.ts', import.meta.url).pathname
+const GOLDEN = fileURLToPath(new URL('../fixtures/golden', import.meta.url))
+const COMMAND = fileURLToPath(new URL('../../gpu-worker/cli/parity.ts', import.meta.url))
 const FLAGS = ['--disable-warning=ExperimentalWarning', '--experimental-strip-types']
 
 let root: string
