@@ -1,7 +1,7 @@
 import { join, resolve } from 'node:path'
 
 import { openCheckpoint } from '../model/checkpoint.ts'
-import { compareAutoregressive, compareTokenizer } from '../parity/autoregressive.ts'
+import { compareAutoregressive, compareChunks, compareTokenizer } from '../parity/autoregressive.ts'
 import { readCases } from '../parity/cases.ts'
 import { compareDiffusion, compareGlyph, compareSchedule } from '../parity/diffusion.ts'
 import { agrees, formatRows, TOLERANCE } from '../parity/report.ts'
@@ -48,11 +48,14 @@ async function run(folder: string): Promise<boolean> {
   const checkpoint = await openCheckpoint(join(folder, 'checkpoint'))
   const rows: ParityRow[] = []
   const uncovered: string[] = []
-  for (const parityCase of await readCases(folder)) {
+  const cases = await readCases(folder)
+  for (const parityCase of cases) {
     const compare = COMPARISONS.get(parityCase.kind)
     if (compare) rows.push(...(await compare(checkpoint, folder, parityCase)))
     else uncovered.push(`${parityCase.name}: not covered yet (kind ${parityCase.kind})`)
   }
+  const written = cases.find(({ kind }) => kind === 'autoregressive')
+  if (written) rows.push(await compareChunks(checkpoint, written))
   if (rows.length === 0) throw new Error(`${join(folder, 'cases')}: no case of a known kind`)
   for (const line of [...formatRows(rows), ...uncovered]) console.log(line)
   const failed = rows.filter((row) => !agrees(row)).length

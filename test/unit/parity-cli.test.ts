@@ -52,6 +52,7 @@ test('the reference folder agrees in every stage, and editing is listed as not c
   for (const kind of ['ar_poster', 'glyph_poster', 'dit_poster', 'sched_64x96_6', 'tokenizer']) {
     expect(out).toMatch(new RegExp(`^${kind} .* ok$`, 'm'))
   }
+  expect(out).toMatch(/^ar_\w+ +sampled tokens in chunks of 1, 32, 100 .* ok$/m)
   expect(out).toMatch(/^edit_one: not covered yet/m)
   expect(out).not.toContain('DIFFERS')
   expect(out).toMatch(/^(\d+) of \1 stages agree$/m)
