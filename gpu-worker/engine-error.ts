@@ -5,6 +5,7 @@ export type EngineErrorCode =
   | 'model_invalid'
   | 'engine_closed'
   | 'engine_busy'
+  | 'engine_start_failed'
   | 'engine_crashed'
   | 'engine_timeout'
   | 'engine_failed'

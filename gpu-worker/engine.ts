@@ -14,7 +14,7 @@ export interface Engine {
    * Makes one picture; a second call before the first has settled is refused with `engine_busy`.
    *
    * @throws EngineError always; `retryable` tells whether another try can help. After `engine_crashed` the next
-   *   call starts a new process.
+   *   call starts a new process; if that cannot be had, for whatever reason, it fails with `engine_start_failed`.
    */
   generate(request: ImageRequest, hooks?: GenerateHooks): Promise<ImageResult>
   /** Ends the process and with it a running call. Safe to repeat. */
@@ -46,6 +46,12 @@ export async function startEngine(options: EngineModel & Partial<EngineTimes>): 
   let child = await startChild(model, times)
   let isBusy = false
   let isClosed = false
+  // The request has nothing to do with this failure, whose own code could as well be that of a picture.
+  const restart = () =>
+    startChild(model, times).catch((cause: unknown) => {
+      const text = cause instanceof Error ? cause.message : String(cause)
+      throw new EngineError('engine_start_failed', `no new engine process: ${text}`, { cause })
+    })
   return {
     get info() {
       return child.info
@@ -59,7 +65,7 @@ export async function startEngine(options: EngineModel & Partial<EngineTimes>): 
       if (hooks.signal?.aborted) throw new EngineError('canceled', 'canceled before the start')
       isBusy = true
       try {
-        if (!child.isAlive()) child = await startChild(model, times)
+        if (!child.isAlive()) child = await restart()
         if (isClosed) await child.close()
         return await child.generate(request, hooks)
       } catch (error) {
