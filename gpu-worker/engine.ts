@@ -14,7 +14,7 @@ export interface Engine {
    * Makes one picture; a second call before the first has settled is refused with `engine_busy`.
    *
    * @throws EngineError always; `retryable` tells whether another try can help. After `engine_crashed` the next
-   *   call starts a new process.
+   *   call starts a new process; if that cannot be had, for whatever reason, it fails with `engine_start_failed`.
    */
   generate(request: ImageRequest, hooks?: GenerateHooks): Promise<ImageResult>
   /** Ends the process, a starting one too, and with it a running call. Safe to repeat. */
@@ -55,11 +55,18 @@ export async function startEngine(
   let child = await startChild(model, times, signal)
   let running: Promise<unknown> | null = null
 
+  // The request has nothing to do with this failure, whose own code could as well be that of a picture.
+  const restart = (end: AbortSignal) =>
+    startChild(model, times, end).catch((cause: unknown) => {
+      if (end.aborted) throw cause
+      const text = cause instanceof Error ? cause.message : String(cause)
+      throw new EngineError('engine_start_failed', `no new engine process: ${text}`, { cause })
+    })
   const makePicture = async (request: ImageRequest, hooks: GenerateHooks) => {
     try {
       if (!child.isAlive()) {
         const ends = hooks.signal ? [closing.signal, hooks.signal] : [closing.signal]
-        child = await startChild(model, times, AbortSignal.any(ends))
+        child = await restart(AbortSignal.any(ends))
       }
       closing.signal.throwIfAborted()
       return await child.generate(request, hooks)

@@ -80,11 +80,14 @@ BEGIN
          r.unit_micros, 0, r.unit_micros
     FROM job_output o, price_version p WHERE o.job_id = j.id AND p.id = r.price_version_id;
   SELECT settlement_mode INTO v_mode FROM org WHERE id = j.org_id;
-  IF r.amount_micros > 0 THEN
-    PERFORM post_transfer('release', substr(j.id, 5), income_account(v_mode), funding_account(j.org_id, v_mode), r.amount_micros, 'pending');
+  -- An entry that is there already belongs to no settlement of this job: to go on would charge beside the ledger.
+  IF r.amount_micros > 0 AND NOT post_transfer(
+       'release', substr(j.id, 5), income_account(v_mode), funding_account(j.org_id, v_mode), r.amount_micros, 'pending') THEN
+    RAISE EXCEPTION 'the hold of job % was released before', j.id;
   END IF;
-  IF v_captured > 0 THEN
-    PERFORM post_transfer('charge', substr(j.id, 5), funding_account(j.org_id, v_mode), income_account(v_mode), v_captured, 'posted');
+  IF v_captured > 0 AND NOT post_transfer(
+       'charge', substr(j.id, 5), funding_account(j.org_id, v_mode), income_account(v_mode), v_captured, 'posted') THEN
+    RAISE EXCEPTION 'job % was charged before', j.id;
   END IF;
   UPDATE job SET state = v_state, finished_at = now(), lease_until = NULL, billed_reason = v_reason,
                  error_code = input->>'error_code', error_message = input->>'error_message',

@@ -4,7 +4,6 @@ import { settleJob } from '../../billing/settle.ts'
 import type { Db } from '../../db/client.ts'
 import { claimJob, recordOutput } from '../../db/job-claims.ts'
 import type { JobRow } from '../../db/jobs.ts'
-import { objectKeyOf } from '../../gpu-worker/store.ts'
 import type { PictureStore } from '../../gpu-worker/store.ts'
 import { encodeImage } from '../../gpu-worker/pipeline/encode.ts'
 import type { TestQueue } from './queue.ts'
@@ -109,14 +108,14 @@ async function draw(
   idx: number,
 ): Promise<void> {
   const encoded = await encodeImage(randomBytes(32 * 32 * 3), { width: 32, height: 32 }, job.format)
-  const picture = { ...encoded, format: job.format }
-  await store.put(picture)
+  const picture = { ...encoded, jobId: job.id, attempt, idx, format: job.format }
+  const objectKey = await store.put(picture)
   await recordOutput(db, {
     jobId: job.id,
     attempt,
     output: {
       idx,
-      objectKey: objectKeyOf(picture),
+      objectKey,
       sha256: picture.sha256,
       sizeBytes: picture.bytes.length,
       contentType: picture.contentType,
