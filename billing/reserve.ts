@@ -1,4 +1,5 @@
 import type { Db } from '../db/client.ts'
+import { isOutcomeUnknown } from '../db/connection-error.ts'
 import type { JobState } from '../db/job-state.ts'
 
 export type BudgetScope = 'key' | 'team' | 'org'
@@ -36,11 +37,22 @@ export interface ReserveInput {
 }
 
 export type ReserveResult =
-  | { ok: true; jobId: string; replayed: boolean; state: JobState; outboxId: bigint | null }
+  | {
+      ok: true
+      jobId: string
+      /** An earlier call with this idempotency key made the job. */
+      replayed: boolean
+      state: JobState
+      /** Of the message that still has to be sent; null when there is none. */
+      outboxId: bigint | null
+      /** Unfinished jobs, this one included, where key, team or org has the fewest places left; null without a limit. */
+      places: { inflight: number; maxInflight: number } | null
+    }
   | ReserveRefusal
 
 export type ReserveRefusal =
-  | { ok: false; reason: 'key_inactive' | 'idempotency_mismatch' }
+  | { ok: false; reason: 'key_inactive' }
+  | { ok: false; reason: 'idempotency_mismatch'; /** Of the other request. */ jobId: string }
   | {
       ok: false
       reason: 'insufficient_credit' | 'budget_exceeded'
@@ -68,13 +80,49 @@ const REFUSED = 'GP402'
  * one commit for job row, hold, ledger and outbox. No budget is passed by any number of callers at once. The
  * key is checked again inside, so a revoked key starts nothing whatever a cache says.
  *
- * Safe to repeat under one idempotency key: a repeat returns the first job.
+ * Safe to repeat under one idempotency key: a repeat returns the first job. Safe to repeat under one job id
+ * too: a call whose answer was lost is made once more by itself and returns what the first one made.
+ *
+ * @throws the connection's error when the second call fails too; whether there is a job is then not known
  */
 export async function reserveJob(db: Db, input: ReserveInput): Promise<ReserveResult> {
-  const { job } = input
-  const document = {
-    unit_micros: input.unitMicros.toString(),
-    price_version_id: input.priceVersionId,
+  const document = toDocument(input)
+  try {
+    return await callReserve(db, document)
+  } catch (error) {
+    if (!isOutcomeUnknown(error)) throw error
+    return await callReserve(db, document)
+  }
+}
+
+/** What `reserveJob` would say of a repeat under this idempotency key; null for a new one. Reserves nothing. */
+export async function findReplay(
+  db: Db,
+  call: { keyId: string; idempotencyKey: string; requestHash: string },
+): Promise<ReserveResult | null> {
+  const { keyId, idempotencyKey, requestHash } = call
+  const [row] = await db.sql<{ result: WireResult | null }[]>`
+    select earlier_job('', ${keyId}, ${idempotencyKey}, ${requestHash}) as result`
+  return row?.result ? toResult(row.result) : null
+}
+
+async function callReserve(db: Db, document: string): Promise<ReserveResult> {
+  try {
+    const [row] = await db.sql<{ result: WireResult }[]>`
+      select reserve_job(${document}::text::jsonb) as result`
+    if (!row) throw new Error('reserve_job returned no row')
+    return toResult(row.result)
+  } catch (error) {
+    const refusal = refusalOf(error)
+    if (!refusal) throw error
+    return toResult(refusal)
+  }
+}
+
+function toDocument({ job, unitMicros, priceVersionId }: ReserveInput): string {
+  return JSON.stringify({
+    unit_micros: unitMicros.toString(),
+    price_version_id: priceVersionId,
     job: {
       id: job.id,
       org_id: job.orgId,
@@ -96,22 +144,22 @@ export async function reserveJob(db: Db, input: ReserveInput): Promise<ReserveRe
       webhook_url: job.webhookUrl,
       deadline_seconds: job.deadlineSeconds,
     },
-  }
-  try {
-    const [row] = await db.sql<{ result: WireResult }[]>`
-      select reserve_job(${JSON.stringify(document)}::text::jsonb) as result`
-    if (!row) throw new Error('reserve_job returned no row')
-    return toResult(row.result)
-  } catch (error) {
-    const refusal = refusalOf(error)
-    if (!refusal) throw error
-    return toResult(refusal)
-  }
+  })
 }
 
 type WireResult =
-  | { ok: true; replayed: boolean; job_id: string; state: JobState; outbox_id: string | null }
-  | { ok: false; reason: 'key_inactive' | 'idempotency_mismatch' }
+  | {
+      ok: true
+      replayed: boolean
+      job_id: string
+      state: JobState
+      outbox_id: string | null
+      /** Both absent for a job that was there before, both null without a limit. */
+      inflight?: number | null
+      max_inflight?: number | null
+    }
+  | { ok: false; reason: 'key_inactive' }
+  | { ok: false; reason: 'idempotency_mismatch'; job_id: string }
   | {
       ok: false
       reason: 'insufficient_credit' | 'budget_exceeded'
@@ -138,19 +186,21 @@ function refusalOf(error: unknown): WireResult | null {
 
 function toResult(wire: WireResult): ReserveResult {
   if (wire.ok) {
-    const { job_id: jobId, replayed, state, outbox_id: outboxId } = wire
+    const { inflight, max_inflight: maxInflight, outbox_id: outboxId } = wire
     return {
       ok: true,
-      jobId,
-      replayed,
-      state,
+      jobId: wire.job_id,
+      replayed: wire.replayed,
+      state: wire.state,
       outboxId: outboxId === null ? null : BigInt(outboxId),
+      places: inflight == null || maxInflight == null ? null : { inflight, maxInflight },
     }
   }
   switch (wire.reason) {
     case 'key_inactive':
-    case 'idempotency_mismatch':
       return { ok: false, reason: wire.reason }
+    case 'idempotency_mismatch':
+      return { ok: false, reason: wire.reason, jobId: wire.job_id }
     case 'too_many_inflight':
       return {
         ok: false,

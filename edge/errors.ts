@@ -1,6 +1,7 @@
 import type { Context } from 'hono'
 import { HTTPException } from 'hono/http-exception'
 import type { z } from '@hono/zod-openapi'
+import { codeOf, isUnreachable } from '../db/connection-error.ts'
 import { createId } from '../db/ids.ts'
 import type { errorBody, errorData } from './contract.ts'
 
@@ -138,7 +139,6 @@ export function requestIdOf(c: Context): string {
   return made
 }
 
-const CONNECTION_CODES = /^(CONNECT|ECONN|EPIPE|ENOTFOUND|ETIMEDOUT|57P0|08|53)/
 /** What Postgres cannot hold: U+0000, half of a surrogate pair, a number out of range. */
 const UNSTORABLE_CODES: ReadonlySet<string> = new Set(['22021', '22P05', '22P02', '22003'])
 
@@ -149,29 +149,14 @@ function toApiError(error: unknown): ApiError {
     if (error.status === 413) return new ApiError('payload_too_large')
     if (error.status === 400) return new ApiError('invalid_json')
   }
-  const code = codeOf(error)
   // The database is down or full: money is never guessed, so the call is refused.
-  if (CONNECTION_CODES.test(code) || isLostConnection(error)) return new ApiError('unavailable')
-  if (UNSTORABLE_CODES.has(code)) {
+  if (isUnreachable(error)) return new ApiError('unavailable')
+  if (UNSTORABLE_CODES.has(codeOf(error))) {
     return new ApiError('invalid_request', {
       message: 'A value cannot be stored.',
     })
   }
   return new ApiError('internal')
-}
-
-/** Sockets of Workers fail with a sentence and no code. */
-const LOST_CONNECTION = /cannot connect to the specified address|network connection lost/i
-
-function isLostConnection(error: unknown): boolean {
-  if (!(error instanceof Error)) return false
-  return LOST_CONNECTION.test(error.message) || isLostConnection(error.cause)
-}
-
-/** The code of an error or of what caused it: the query builder wraps the driver's errors. */
-function codeOf(error: unknown): string {
-  if (!(error instanceof Error)) return ''
-  return 'code' in error && typeof error.code === 'string' ? error.code : codeOf(error.cause)
 }
 
 function kind<Status extends ErrorKind['status']>(

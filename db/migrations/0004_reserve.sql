@@ -20,14 +20,52 @@ CREATE FUNCTION active_key_mode(p_key text, p_team text, p_org text) RETURNS tex
 $$;
 --> statement-breakpoint
 
-CREATE FUNCTION replay_job(p_key text, p_idempotency text, p_hash text) RETURNS jsonb LANGUAGE sql STABLE AS $$
-  SELECT CASE WHEN request_hash = p_hash
-    THEN jsonb_build_object('ok', true, 'replayed', true, 'job_id', id, 'state', state, 'outbox_id', NULL)
-    ELSE jsonb_build_object('ok', false, 'reason', 'idempotency_mismatch') END
-  FROM job WHERE key_id = p_key AND idempotency_key = p_idempotency
-$$;
+-- What an earlier call has made: this very call, whose answer was lost on its way (the job has its id), or one
+-- under the same idempotency key. The lost one is answered as it would have been. Null when there is neither.
+CREATE FUNCTION earlier_job(p_id text, p_key text, p_idempotency text, p_hash text) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  v_job record;
+BEGIN
+  -- By the id alone: with the key as a condition too, an index of all the key's jobs looks as good to the planner.
+  SELECT id, key_id, request_hash, state INTO v_job FROM job WHERE id = p_id;
+  IF v_job.key_id IS DISTINCT FROM p_key THEN
+    IF p_idempotency IS NULL THEN RETURN NULL; END IF;
+    SELECT id, key_id, request_hash, state INTO v_job FROM job
+     WHERE key_id = p_key AND idempotency_key = p_idempotency;
+    IF NOT FOUND THEN RETURN NULL; END IF;
+  END IF;
+  IF v_job.request_hash <> p_hash THEN
+    RETURN jsonb_build_object('ok', false, 'reason', 'idempotency_mismatch', 'job_id', v_job.id);
+  END IF;
+  RETURN jsonb_build_object('ok', true, 'replayed', v_job.id <> p_id, 'job_id', v_job.id, 'state', v_job.state,
+    'outbox_id', (SELECT o.id::text FROM outbox o WHERE v_job.id = p_id AND o.dedupe_key = p_id || ':0'
+                     AND o.topic = 'job.dispatch' AND o.done_at IS NULL));
+END $$;
 --> statement-breakpoint
 
+-- Why this month's budget of a level cannot take an amount more; null when it can or there is none. The month's
+-- first job makes the row: until then the limit stands on the balance row and nothing counts against it.
+CREATE FUNCTION month_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  v_month budget;
+BEGIN
+  IF b.month_limit_micros IS NULL THEN RETURN NULL; END IF;
+  SELECT * INTO v_month FROM budget
+   WHERE scope = b.scope AND scope_id = b.scope_id AND kind = 'month' AND period_start = month_start();
+  IF NOT FOUND THEN
+    v_month := b;
+    v_month.kind := 'month';
+    v_month.period_end := (month_start() AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC';
+    v_month.limit_micros := b.month_limit_micros;
+    v_month.held_micros := 0;
+    v_month.spent_micros := 0;
+    v_month.max_inflight := NULL;
+  END IF;
+  RETURN budget_refusal(v_month, p_amount);
+END $$;
+--> statement-breakpoint
+
+-- False when there is a job of this id or under this idempotency key; waits for one that is being made.
 CREATE FUNCTION insert_job(j jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO job (id, org_id, team_id, key_id, idempotency_key, request_hash, dialect, model, prompt, width,
@@ -37,19 +75,19 @@ BEGIN
           (j->>'seed')::bigint, (j->>'steps')::int, (j->>'guidance_scale')::real, j->>'format',
           coalesce(j->'caller_fields', '{}'), j->>'webhook_url', 'accepted',
           now() + make_interval(secs => (j->>'deadline_seconds')::double precision))
-  ON CONFLICT (key_id, idempotency_key) DO NOTHING;
+  ON CONFLICT DO NOTHING;
   RETURN FOUND;
 END $$;
 --> statement-breakpoint
 
--- Job, hold on every level, reservation, ledger hold and outbox row: all or nothing, in one round trip.
+-- Job, hold on every level, reservation, ledger hold and outbox row: all or nothing, in one round trip. Safe to
+-- repeat under one job id: who lost the answer calls again and is told of the job that was made.
 CREATE FUNCTION reserve_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   j constant jsonb := input->'job';
   v_suffix constant text := substr(j->>'id', 5);
   v_unit constant bigint := (input->>'unit_micros')::bigint;
   v_amount constant bigint := v_unit * (j->>'n')::int;
-  v_month constant timestamptz := month_start();
   v_scopes constant text[] := ARRAY['key', 'team', 'org'];
   v_ids constant text[] := ARRAY[j->>'key_id', j->>'team_id', j->>'org_id'];
   v_legs text[] := ARRAY[]::text[];
@@ -57,27 +95,33 @@ DECLARE
   v_result jsonb;
   v_outbox bigint;
   v_row budget;
+  v_max_inflight int;
+  v_free int := 2147483647;
 BEGIN
-  IF j->>'idempotency_key' IS NOT NULL THEN
-    v_result := replay_job(v_ids[1], j->>'idempotency_key', j->>'request_hash');
-    IF v_result IS NOT NULL THEN RETURN v_result; END IF;
-  END IF;
+  v_result := earlier_job(j->>'id', v_ids[1], j->>'idempotency_key', j->>'request_hash');
+  IF v_result IS NOT NULL THEN RETURN v_result; END IF;
 
   v_mode := active_key_mode(v_ids[1], v_ids[2], v_ids[3]);
   IF v_mode IS NULL THEN RETURN jsonb_build_object('ok', false, 'reason', 'key_inactive'); END IF;
 
-  -- A look without locks refuses what is plainly over, so that a flood of refusals writes nothing.
+  -- A look without locks refuses what is plainly over, so that a flood of refusals writes nothing. It also finds
+  -- the level with the fewest free places, which the caller is told.
   FOR i IN 1..3 LOOP
-    FOR v_row IN SELECT * FROM budget b WHERE b.scope = v_scopes[i] AND b.scope_id = v_ids[i]
-        AND ((b.kind = 'balance' AND b.period_start = 'epoch') OR (b.kind = 'month' AND b.period_start = v_month)) LOOP
-      v_result := budget_refusal(v_row, v_amount);
-      IF v_result IS NOT NULL THEN RETURN v_result; END IF;
-    END LOOP;
+    SELECT * INTO v_row FROM budget b WHERE b.scope = v_scopes[i] AND b.scope_id = v_ids[i]
+       AND b.kind = 'balance' AND b.period_start = 'epoch';
+    v_result := coalesce(budget_refusal(v_row, v_amount), month_refusal(v_row, v_amount));
+    IF v_result IS NOT NULL THEN RETURN v_result; END IF;
+    IF v_row.max_inflight - v_row.inflight < v_free THEN
+      v_max_inflight := v_row.max_inflight;
+      v_free := v_row.max_inflight - v_row.inflight;
+    END IF;
   END LOOP;
 
   IF NOT insert_job(j) THEN
-    -- The same idempotency key committed while this call was under way.
-    RETURN replay_job(v_ids[1], j->>'idempotency_key', j->>'request_hash');
+    -- An equal call committed while this one was under way: the same again, or one under its idempotency key.
+    v_result := earlier_job(j->>'id', v_ids[1], j->>'idempotency_key', j->>'request_hash');
+    IF v_result IS NULL THEN RAISE EXCEPTION 'the id of job % is taken', j->>'id'; END IF;
+    RETURN v_result;
   END IF;
   INSERT INTO reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, expires_at)
   VALUES ('res_' || v_suffix, j->>'id', 'held', v_unit, v_amount, input->>'price_version_id',
@@ -99,12 +143,16 @@ BEGIN
     END IF;
   END LOOP;
   INSERT INTO reservation_leg (reservation_id, budget_id) SELECT 'res_' || v_suffix, unnest(v_legs);
-  RETURN jsonb_build_object('ok', true, 'replayed', false, 'job_id', j->>'id', 'state', 'accepted', 'outbox_id', v_outbox::text);
+  RETURN jsonb_build_object('ok', true, 'replayed', false, 'job_id', j->>'id', 'state', 'accepted',
+    'outbox_id', v_outbox::text, 'inflight', v_max_inflight - v_free + 1, 'max_inflight', v_max_inflight);
 END $$;
 --> statement-breakpoint
 
 -- Names are looked up in this schema alone, whatever the caller's session says.
 ALTER FUNCTION reserve_job(jsonb) SET search_path = public, pg_temp;
+--> statement-breakpoint
+
+ALTER FUNCTION earlier_job(text, text, text, text) SET search_path = public, pg_temp;
 --> statement-breakpoint
 
 ALTER FUNCTION revoke_key(text, text) SET search_path = public, pg_temp;
@@ -113,3 +161,6 @@ ALTER FUNCTION revoke_key(text, text) SET search_path = public, pg_temp;
 -- Every statement finds its rows by key. A plan made while a table was nearly empty would read the whole of it
 -- for every job, until the next ANALYZE.
 ALTER FUNCTION reserve_job(jsonb) SET enable_seqscan = off;
+--> statement-breakpoint
+
+ALTER FUNCTION earlier_job(text, text, text, text) SET enable_seqscan = off;

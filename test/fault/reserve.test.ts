@@ -78,6 +78,11 @@ describe('caps under concurrency', () => {
   })
 })
 
+function nextMonth(): Date {
+  const now = new Date()
+  return new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + 1, 1))
+}
+
 describe('refusals leave nothing behind', () => {
   async function wholeState(): Promise<string> {
     const tables = [
@@ -108,7 +113,7 @@ describe('refusals leave nothing behind', () => {
     const revoked = await createBareTenant(db)
     await revokeKey(db, revoked)
     const once = await createBareTenant(db)
-    await reserve(db, once, { idempotencyKey: 'same' })
+    const first = await reserve(db, once, { idempotencyKey: 'same' })
     // The month row of a capped level is made with the first job that may hold on it.
     const before = await wholeState()
     expect(await reserve(db, poor)).toMatchObject({ reason: 'insufficient_credit', scope: 'org' })
@@ -118,8 +123,29 @@ describe('refusals leave nothing behind', () => {
     expect(await reserve(db, once, { idempotencyKey: 'same', requestHash: 'another' })).toEqual({
       ok: false,
       reason: 'idempotency_mismatch',
+      jobId: first.ok && first.jobId,
     })
     expect(await wholeState()).toBe(before)
+  })
+
+  test('before a month`s first job too: a refusal writes nothing and takes no number', async () => {
+    const { db } = database
+    const levels = [
+      await createBareTenant(db, { key: { monthLimitMicros: IMAGE_MICROS - 1n } }),
+      await createBareTenant(db, { team: { monthLimitMicros: 0n } }),
+      await createBareTenant(db, { org: { monthLimitMicros: IMAGE_MICROS - 1n } }),
+    ]
+    await db.sql.begin(async (sql) => {
+      const tx = { ...db, sql: sql as unknown as typeof db.sql }
+      for (const [index, scope] of (['key', 'team', 'org'] as const).entries()) {
+        const refused = await reserve(tx, levels[index] ?? levels[0]!)
+        expect(refused).toMatchObject({ reason: 'budget_exceeded', scope, spentMicros: 0n })
+        expect(refused).toHaveProperty('resetsAt', nextMonth())
+      }
+      // Without a number a transaction has written nothing to the log of the database.
+      const [row] = await sql`select pg_current_xact_id_if_assigned() as xid`
+      expect(row?.xid).toBeNull()
+    })
   })
 
   test('a limit below what is committed is refused and changes nothing', async () => {
@@ -142,6 +168,18 @@ describe('refusals leave nothing behind', () => {
       reason: 'key_inactive',
     })
   })
+})
+
+test('the level with the fewest free places is told, this job counted', async () => {
+  const { db } = database
+  const tenant = await createBareTenant(db, {
+    key: { maxInflight: 9 },
+    team: { maxInflight: 3 },
+    org: { maxInflight: 100 },
+  })
+  expect(await reserve(db, tenant)).toMatchObject({ places: { inflight: 1, maxInflight: 3 } })
+  expect(await reserve(db, tenant)).toMatchObject({ places: { inflight: 2, maxInflight: 3 } })
+  expect(await reserve(db, await createBareTenant(db))).toMatchObject({ places: null })
 })
 
 test('a reservation is seen whole: job, hold and message commit together', async () => {

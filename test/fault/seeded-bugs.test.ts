@@ -45,13 +45,13 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
   ],
   ['in-flight limits are only looked at', 'hold_on_budget', 'inflight < max_inflight', 'true'],
   ['the org is not held on', 'reserve_job', 'IF i = 1 AND', 'EXIT WHEN i = 2; IF i = 1 AND'],
-  ['another request under one idempotency key', 'replay_job', 'request_hash = p_hash', 'true'],
   [
-    'two callers with one idempotency key at once',
-    'insert_job',
-    'ON CONFLICT (key_id, idempotency_key) DO NOTHING',
-    '',
+    'another request under one idempotency key',
+    'earlier_job',
+    'v_job.request_hash <> p_hash',
+    'false',
   ],
+  ['two callers with one idempotency key at once', 'insert_job', 'ON CONFLICT DO NOTHING', ''],
   ['a revoked key', 'active_key_mode', 'k.revoked_at IS NULL', 'true'],
   [
     'a monthly limit forgets what was before',

@@ -1,0 +1,135 @@
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { reserveJob } from '../../billing/reserve.ts'
+import type { ReserveInput } from '../../billing/reserve.ts'
+import { openDatabase } from '../../db/client.ts'
+import type { Db } from '../../db/client.ts'
+import { checkBooks } from '../support/books.ts'
+import { createTestDatabase } from '../support/database.ts'
+import type { TestDatabase } from '../support/database.ts'
+import { IMAGE_MICROS, createBareTenant, newJob } from '../support/jobs.ts'
+import type { BareTenant } from '../support/jobs.ts'
+import { startWire } from '../support/wire.ts'
+import type { Wire } from '../support/wire.ts'
+
+/** Answers of `reserve_job` that are lost between database and gateway. */
+let database: TestDatabase
+let wire: Wire
+let far: Db
+let tenant: BareTenant
+
+beforeAll(async () => {
+  database = await createTestDatabase()
+})
+afterAll(async () => {
+  expect(await checkBooks(database.db)).toEqual([])
+  await database.close()
+})
+beforeEach(async () => {
+  wire = await startWire(database.url)
+  far = openDatabase(wire.url, { maxConnections: 2 })
+  tenant = await createBareTenant(database.db, { org: { creditMicros: IMAGE_MICROS } })
+})
+afterEach(async () => {
+  // Its connections were cut; there is nothing to wait for.
+  await far.sql.end({ timeout: 0 })
+  await wire.close()
+})
+
+function order(changes: Parameters<typeof newJob>[1] = {}): ReserveInput {
+  const job = newJob(tenant, changes)
+  return { job, unitMicros: IMAGE_MICROS, priceVersionId: 'price_glm_image_1' }
+}
+
+/** Cuts the line when the answer of the nth reservation is on its way. */
+function cutAfter(nth: number): Promise<void> {
+  const trap = wire.trap({ when: 'after', sql: 'reserve_job', nth })
+  return trap.reached.then(() => {
+    wire.cut()
+    trap.release()
+  })
+}
+
+async function jobsOf(orgId: string): Promise<string[]> {
+  const rows = await database.db.sql<{ id: string }[]>`select id from job where org_id = ${orgId}`
+  return rows.map(({ id }) => id)
+}
+
+test('a reservation whose answer is lost after the commit is answered as if it were not, and held once', async () => {
+  const input = order()
+  const cut = cutAfter(1)
+  const result = await reserveJob(far, input)
+  await cut
+  const [message] = await database.db.sql<{ id: bigint }[]>`
+    select id from outbox where payload->>'job_id' = ${input.job.id}`
+  expect(result).toEqual({
+    ok: true,
+    jobId: input.job.id,
+    replayed: false,
+    state: 'accepted',
+    outboxId: message?.id,
+    places: null,
+  })
+  expect(await jobsOf(tenant.orgId)).toEqual([input.job.id])
+})
+
+test('the same under an idempotency key: the caller hears of the first job as of a new one', async () => {
+  const input = order({ idempotencyKey: 'order-1' })
+  const cut = cutAfter(1)
+  expect(await reserveJob(far, input)).toMatchObject({ jobId: input.job.id, replayed: false })
+  await cut
+  expect(await reserveJob(far, order({ idempotencyKey: 'order-1' }))).toMatchObject({
+    jobId: input.job.id,
+    replayed: true,
+  })
+})
+
+test('when the second answer is lost too the call fails, and one more under the same id finds the job', async () => {
+  const input = order()
+  const cuts = [cutAfter(1), cutAfter(2)]
+  await expect(reserveJob(far, input)).rejects.toThrow()
+  await Promise.all(cuts)
+  expect(await jobsOf(tenant.orgId)).toEqual([input.job.id])
+  // There is no credit left for a second one, and none is needed.
+  expect(await reserveJob(far, input)).toMatchObject({ jobId: input.job.id, replayed: false })
+  expect(await jobsOf(tenant.orgId)).toEqual([input.job.id])
+})
+
+test('a repeat that comes while the first call still works in the database waits for it', async () => {
+  const input = order()
+  let cut = () => {}
+  const blocked = new Promise<void>((resolve) => (cut = resolve))
+  const blocker = database.db.sql.begin(async (sql) => {
+    await sql`select 1 from budget where scope = 'org' and scope_id = ${tenant.orgId} for update`
+    await blocked
+  })
+  const waiters = async () => {
+    const [row] = await database.db.sql<{ count: number }[]>`
+      select count(*)::int from pg_stat_activity
+       where datname = current_database() and wait_event_type = 'Lock' and query like '%reserve_job%'`
+    return row?.count
+  }
+  const result = reserveJob(far, input)
+  await expect.poll(waiters).toBe(1)
+  wire.cut()
+  await expect.poll(waiters).toBe(2)
+  cut()
+  await blocker
+  expect(await result).toMatchObject({ ok: true, jobId: input.job.id, replayed: false })
+  expect(await jobsOf(tenant.orgId)).toEqual([input.job.id])
+})
+
+test('a job id opens nothing: under another key or for another request there is no such job', async () => {
+  const { db } = database
+  const first = order()
+  await reserveJob(db, first)
+  const changed = { ...first, job: { ...first.job, requestHash: 'another' } }
+  expect(await reserveJob(db, changed)).toEqual({
+    ok: false,
+    reason: 'idempotency_mismatch',
+    jobId: first.job.id,
+  })
+  const stranger = await createBareTenant(db)
+  const stolen = { ...first, job: { ...first.job, ...stranger } }
+  await expect(reserveJob(db, stolen)).rejects.toThrow('is taken')
+  expect(await jobsOf(stranger.orgId)).toEqual([])
+})
