@@ -1,13 +1,17 @@
-import { reserveJob } from '../billing/reserve.ts'
-import type { NewJob, ReserveRefusal } from '../billing/reserve.ts'
+import { findReplay, reserveJob } from '../billing/reserve.ts'
+import type { NewJob, ReserveRefusal, ReserveResult } from '../billing/reserve.ts'
 import { formatUsd } from '../billing/money.ts'
 import { toHex } from '../db/derive.ts'
 import { createId } from '../db/ids.ts'
+import { isTerminal } from '../db/job-state.ts'
+import { findJob } from '../db/jobs.ts'
+import type { JobRow } from '../db/jobs.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
 import { checkSize } from './catalogue.ts'
 import type { CatalogueEntry } from './catalogue.ts'
 import type { Deps } from './deps.ts'
 import { ApiError, ZAI_STATUS } from './errors.ts'
+import { inflightHeaders } from './limits.ts'
 import { ADDRESS_REFUSALS, checkWebhookUrl } from './webhook-address.ts'
 
 /** A request for pictures, whatever dialect it came in. */
@@ -24,7 +28,8 @@ export interface ImageOrder {
   guidanceScale?: number | undefined
   format: NewJob['format']
   webhookUrl?: string | undefined
-  idempotencyKey: string | null
+  /** The caller's own key for this order and where it stood; null: every call is an order of its own. */
+  idempotency: { key: string; param: 'Idempotency-Key' | 'request_id' } | null
   /** The caller waits for the pictures, so that a lost connection may be taken up again. */
   isSync: boolean
   /** Returned with the job: request_id, user_id, metadata. */
@@ -39,6 +44,8 @@ export interface CreatedJob {
   foldHash: string | null
   /** The job existed: this call repeated an earlier one. */
   replayed: boolean
+  /** Unfinished jobs and their limit where the fewest places are left; null without a limit and for a repeat. */
+  places: { inflight: number; maxInflight: number } | null
 }
 
 /** A job that found no worker in this time is expired and costs nothing. */
@@ -47,71 +54,146 @@ const JOB_DEADLINE_SECONDS = 3_600
 /**
  * Accepts an order: price, reservation and job row in one database round trip, then the doorbell.
  *
- * @throws ApiError naming what is wrong or what refused it; nothing is held then
+ * @throws ApiError naming what is wrong or what refused it; nothing is held then. Another error leaves open
+ *   whether there is a job; an equal call soon after takes it up
  */
 export async function createJob(
   deps: Deps,
   principal: KeyPrincipal,
   order: ImageOrder,
 ): Promise<CreatedJob> {
-  const { entry, width, height } = await checkOrder(deps, order)
   const { orgId, keyId } = principal
   const requestHash = await hashOrder(order)
-  const foldHash = order.isSync && order.idempotencyKey === null ? requestHash : null
-  const lost = foldHash === null ? null : deps.lostCalls.reclaim(keyId, foldHash)
-  if (lost !== null) return { jobId: lost, orgId, keyId, foldHash, replayed: true }
-  const reserved = await reserveJob(deps.db, {
-    unitMicros: entry.price.unitMicros,
-    priceVersionId: entry.price.priceVersionId,
-    job: {
-      id: createId('job'),
-      orgId,
-      teamId: principal.teamId,
-      keyId,
-      idempotencyKey: order.idempotencyKey,
-      requestHash,
-      dialect: order.dialect,
-      model: order.model,
-      prompt: order.prompt,
-      width,
-      height,
-      n: order.n,
-      seed: order.seed ?? randomSeed(),
-      steps: order.steps ?? null,
-      guidanceScale: order.guidanceScale ?? null,
-      format: order.format,
-      callerFields: order.callerFields,
-      webhookUrl: order.webhookUrl ?? null,
-      deadlineSeconds: JOB_DEADLINE_SECONDS,
-    },
-  })
-  if (!reserved.ok) throw toError(reserved, order.dialect)
-  if (!reserved.replayed) {
-    const { jobId, outboxId } = reserved
-    // The sweep sends it if this fails, so the answer does not wait for the queue.
-    deps.background(deps.queue.send({ outboxId, jobId, orgId }))
+  // Who waits and who does not take up only calls of their own kind.
+  const foldHash =
+    order.idempotency === null ? `${order.isSync ? 'sync' : 'async'} ${requestHash}` : null
+  const call = { orgId, keyId, foldHash }
+  const checked = await checkOrder(deps, order)
+  if (checked instanceof ApiError) {
+    const earlier = await findEarlier(deps, { keyId, requestHash, order })
+    if (earlier === null) throw checked
+    return { ...call, ...accept(earlier, order) }
   }
-  return { jobId: reserved.jobId, orgId, keyId, foldHash, replayed: reserved.replayed }
+  const lost = foldHash === null ? null : deps.lostCalls.reclaim(keyId, foldHash)
+  let jobId = lost ?? createId('job')
+  try {
+    const earlier = lost === null ? null : await findJob(deps.db, { orgId, jobId: lost })
+    if (earlier && isWorthTaking(earlier.job)) {
+      return { ...call, jobId, replayed: true, places: null }
+    }
+    // A lost call whose job is not there is repeated under its id: it may still be on its way.
+    if (earlier) jobId = createId('job')
+    const job = toNewJob(order, principal, { ...checked, id: jobId, requestHash })
+    const { unitMicros, priceVersionId } = checked.entry.price
+    const reserved = await reserveJob(deps.db, { job, unitMicros, priceVersionId })
+    const accepted = accept(reserved, order)
+    if (reserved.ok && !reserved.replayed) {
+      // The sweep sends it if this fails, so the answer does not wait for the queue.
+      deps.background(deps.queue.send({ outboxId: reserved.outboxId, jobId, orgId }))
+    }
+    return { ...call, ...accepted }
+  } catch (error) {
+    if (!(error instanceof ApiError)) loseCall(deps, { ...call, jobId })
+    throw error
+  }
 }
 
-/** Model, size and webhook address, each with its rule in the error. */
+/** Leaves the job of a call to an equal one: its caller was not told of it, and most clients will call again. */
+export function loseCall(
+  deps: Deps,
+  { keyId, foldHash, jobId }: Pick<CreatedJob, 'keyId' | 'foldHash' | 'jobId'>,
+): void {
+  if (foldHash !== null) deps.lostCalls.lose({ keyId, requestHash: foldHash, jobId })
+}
+
+/** The caller's key from its header. */
+export function idempotencyOf(headers: {
+  'idempotency-key'?: string | undefined
+}): ImageOrder['idempotency'] {
+  const { 'idempotency-key': key } = headers
+  return key === undefined ? null : { key, param: 'Idempotency-Key' }
+}
+
+/** What every answer about a job that was just made says of the call in its headers. */
+export function createdHeaders({ replayed, places }: CreatedJob): Record<string, string> {
+  return {
+    ...(replayed ? { 'idempotent-replayed': 'true' } : {}),
+    ...(places === null ? {} : inflightHeaders(places)),
+  }
+}
+
+/** A caller who lost a job wants its pictures, and not to hear again that there are none. */
+function isWorthTaking(job: JobRow): boolean {
+  if (job.deletedAt !== null) return false
+  return isTerminal(job.state) ? job.state === 'succeeded' : job.cancelRequestedAt === null
+}
+
+/** The job of an earlier call under this order's key: a repeat is answered whatever is for sale today. */
+async function findEarlier(
+  deps: Deps,
+  call: { keyId: string; requestHash: string; order: ImageOrder },
+): Promise<ReserveResult | null> {
+  const { keyId, requestHash, order } = call
+  if (order.idempotency === null) return null
+  return findReplay(deps.db, { keyId, requestHash, idempotencyKey: order.idempotency.key })
+}
+
+function accept(
+  reserved: ReserveResult,
+  order: ImageOrder,
+): Pick<CreatedJob, 'jobId' | 'replayed' | 'places'> {
+  if (!reserved.ok) throw toError(reserved, order)
+  const { jobId, replayed, places } = reserved
+  return { jobId, replayed, places }
+}
+
+function toNewJob(
+  order: ImageOrder,
+  principal: KeyPrincipal,
+  made: { id: string; requestHash: string; width: number; height: number },
+): NewJob {
+  const { id, requestHash, width, height } = made
+  return {
+    id,
+    orgId: principal.orgId,
+    teamId: principal.teamId,
+    keyId: principal.keyId,
+    idempotencyKey: order.idempotency?.key ?? null,
+    requestHash,
+    dialect: order.dialect,
+    model: order.model,
+    prompt: order.prompt,
+    width,
+    height,
+    n: order.n,
+    seed: order.seed ?? randomSeed(),
+    steps: order.steps ?? null,
+    guidanceScale: order.guidanceScale ?? null,
+    format: order.format,
+    callerFields: order.callerFields,
+    webhookUrl: order.webhookUrl ?? null,
+    deadlineSeconds: JOB_DEADLINE_SECONDS,
+  }
+}
+
+/** Model, size and webhook address; returns the error that names the first rule that is broken. */
 async function checkOrder(
   deps: Deps,
   order: ImageOrder,
-): Promise<{ entry: CatalogueEntry; width: number; height: number }> {
+): Promise<{ entry: CatalogueEntry; width: number; height: number } | ApiError> {
   const entry = await deps.catalogue.find(deps.db, order.model)
   if (!entry) {
-    throw new ApiError('unknown_model', {
+    return new ApiError('unknown_model', {
       message: `model "${order.model}" is not offered.`,
       param: 'model',
     })
   }
   const size = checkSize(entry.size, order.size ?? entry.size.default)
-  if (!size.ok) throw new ApiError('invalid_request', { message: size.message, param: 'size' })
+  if (!size.ok) return new ApiError('invalid_request', { message: size.message, param: 'size' })
   if (order.webhookUrl !== undefined) {
     const verdict = checkWebhookUrl(order.webhookUrl, { allowLoopback: deps.allowLoopbackWebhooks })
     if (!verdict.ok) {
-      throw new ApiError('invalid_request', {
+      return new ApiError('invalid_request', {
         message: `webhook_url: ${ADDRESS_REFUSALS[verdict.reason]}.`,
         param: 'webhook_url',
       })
@@ -122,7 +204,7 @@ async function checkOrder(
 
 /** Equal for orders that ask for the same, whether the caller waits or not. */
 async function hashOrder(order: ImageOrder): Promise<string> {
-  const { idempotencyKey: _key, isSync: _isSync, callerFields, ...asked } = order
+  const { idempotency: _key, isSync: _isSync, callerFields, ...asked } = order
   const text = JSON.stringify([sortFields(asked), sortFields(callerFields)])
   const bytes = new TextEncoder().encode(text)
   return toHex(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)))
@@ -141,12 +223,16 @@ function randomSeed(): number {
 }
 
 /** The error of a refusal. */
-function toError(refusal: ReserveRefusal, dialect: NewJob['dialect']): ApiError {
+function toError(refusal: ReserveRefusal, order: ImageOrder): ApiError {
   switch (refusal.reason) {
     case 'key_inactive':
       return new ApiError('key_invalid')
     case 'idempotency_mismatch':
-      return new ApiError('idempotency_mismatch')
+      return new ApiError('idempotency_mismatch', {
+        message: `This key belongs to another request, whose task id is ${refusal.jobId}.`,
+        ...(order.idempotency === null ? {} : { param: order.idempotency.param }),
+        data: { task_id: refusal.jobId },
+      })
     case 'too_many_inflight':
       return new ApiError('too_many_inflight', {
         message: `The ${refusal.scope} has ${refusal.inflight} unfinished jobs, and at most ${refusal.maxInflight} are allowed.`,
@@ -156,13 +242,13 @@ function toError(refusal: ReserveRefusal, dialect: NewJob['dialect']): ApiError 
           limit: refusal.maxInflight,
           inflight: refusal.inflight,
         },
-        headers: { 'retry-after': '5' },
+        headers: { 'retry-after': '5', ...inflightHeaders(refusal) },
       })
     case 'insufficient_credit':
     case 'budget_exceeded': {
       const { scope, limitMicros, spentMicros, heldMicros, amountMicros, resetsAt } = refusal
       return new ApiError(refusal.reason, {
-        ...(dialect === 'zai' ? { status: ZAI_STATUS[refusal.reason] } : {}),
+        ...(order.dialect === 'zai' ? { status: ZAI_STATUS[refusal.reason] } : {}),
         message: `The ${scope} has ${formatUsd(limitMicros - spentMicros - heldMicros)} USD left, and this request needs ${formatUsd(amountMicros)} USD.`,
         data: {
           reason: refusal.reason === 'budget_exceeded' ? 'budget' : 'credit',

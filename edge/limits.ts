@@ -71,8 +71,23 @@ export function limitRate(deps: Deps) {
       })
     }
     await next()
-    for (const [name, value] of Object.entries(headers)) c.res.headers.set(name, value)
+    for (const [name, value] of Object.entries(headers)) {
+      const others = c.res.headers.get(name)
+      c.res.headers.set(name, others === null ? value : `${value}, ${others}`)
+    }
   })
+}
+
+/** The limit on unfinished jobs and the places left, beside the limit on requests in the same fields. */
+export function inflightHeaders(places: {
+  inflight: number
+  maxInflight: number
+}): Record<'ratelimit-policy' | 'ratelimit', string> {
+  const { inflight, maxInflight } = places
+  return {
+    'ratelimit-policy': `"inflight";q=${maxInflight}`,
+    ratelimit: `"inflight";r=${Math.max(0, maxInflight - inflight)}`,
+  }
 }
 
 /** Entries whose allowance is whole again say nothing; if none is, the oldest half goes. */

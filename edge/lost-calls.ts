@@ -1,9 +1,10 @@
 /**
- * Remembers synchronous calls whose caller never heard the answer. Clients repeat such a call by themselves,
- * most of them without a mark, and would pay for a second picture; the repeat takes up the first job instead.
+ * Remembers calls whose caller never heard of the job: it hung up, or the answer was an error of ours. Clients
+ * repeat such a call by themselves, most of them without a mark, and would pay for a second picture; the repeat
+ * takes up the first job instead. Of a job that is remembered nobody may know whether it was made.
  */
 export interface LostCalls {
-  /** Notes that the caller of this job hung up or was sent away before it ended. */
+  /** Notes the job, or the id that it would have, of a call that its caller will make again. */
   lose(call: { keyId: string; requestHash: string; jobId: string }): void
   /** The job of an equal call that was lost a moment ago, handed out once; null when there is none. */
   reclaim(keyId: string, requestHash: string): string | null

@@ -1,9 +1,8 @@
 import { createRoute } from '@hono/zod-openapi'
-import { findJob } from '../../db/jobs.ts'
+import { findCreated } from '../await-job.ts'
 import { createHeaders, createJobBody, wireJob } from '../contract.ts'
-import { createJob } from '../create-job.ts'
+import { createJob, createdHeaders, idempotencyOf } from '../create-job.ts'
 import type { Deps } from '../deps.ts'
-import { ApiError } from '../errors.ts'
 import { CREATE_ERRORS, createRouter, errorResponses, jsonBody, jsonResponse } from '../openapi.ts'
 import { toWireJob } from '../wire/native.ts'
 
@@ -24,8 +23,7 @@ const route = createRoute({
 export function jobsCreate(deps: Deps) {
   return createRouter().openapi(route, async (c) => {
     const body = c.req.valid('json')
-    const principal = c.get('principal')
-    const { jobId, replayed } = await createJob(deps, principal, {
+    const created = await createJob(deps, c.get('principal'), {
       dialect: 'native',
       model: body.model,
       prompt: body.prompt,
@@ -36,13 +34,11 @@ export function jobsCreate(deps: Deps) {
       guidanceScale: body.guidance_scale,
       format: body.output_format,
       webhookUrl: body.webhook_url,
-      idempotencyKey: c.req.valid('header')['idempotency-key'] ?? null,
+      idempotency: idempotencyOf(c.req.valid('header')),
       isSync: false,
       callerFields: body.metadata === undefined ? {} : { metadata: body.metadata },
     })
-    const found = await findJob(deps.db, { orgId: principal.orgId, jobId })
-    if (!found) throw new ApiError('internal')
-    c.header('idempotent-replayed', replayed ? 'true' : undefined)
-    return c.json(await toWireJob(deps, found), replayed ? 200 : 201)
+    const answer = await toWireJob(deps, await findCreated(deps, created))
+    return c.json(answer, created.replayed ? 200 : 201, createdHeaders(created))
   })
 }

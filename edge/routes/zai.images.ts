@@ -1,8 +1,8 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import { findJob } from '../../db/jobs.ts'
-import { awaitJob } from '../await-job.ts'
+import { awaitJob, findCreated } from '../await-job.ts'
 import { createHeaders } from '../contract.ts'
-import { createJob } from '../create-job.ts'
+import { createJob, createdHeaders, idempotencyOf } from '../create-job.ts'
 import type { ImageOrder } from '../create-job.ts'
 import type { Deps } from '../deps.ts'
 import { ApiError } from '../errors.ts'
@@ -16,11 +16,11 @@ import {
   zaiErrorResponses,
 } from '../openapi.ts'
 import {
-  ignoredFields,
   toZaiAnswer,
   toZaiTask,
   toZaiTaskResult,
   zaiImageAnswer,
+  zaiIgnoredFields,
   zaiImageBody,
   zaiTask,
   zaiTaskResult,
@@ -35,7 +35,7 @@ const sync = createRoute({
   request: { headers: createHeaders, body: jsonBody(zaiImageBody) },
   responses: {
     200: jsonResponse(zaiImageAnswer, 'The picture.'),
-    ...zaiErrorResponses(...CREATE_ERRORS, 'generation_failed', 'still_running'),
+    ...zaiErrorResponses(...CREATE_ERRORS, 'generation_failed', 'still_running', 'gone'),
   },
 })
 const async_ = createRoute({
@@ -63,24 +63,18 @@ export function zaiImages(deps: Deps) {
   return createRouter()
     .openapi(sync, async (c) => {
       const body = c.req.valid('json')
-      const { 'idempotency-key': key } = c.req.valid('header')
-      const created = await createJob(deps, c.get('principal'), toOrder(body, key, true))
+      const order = toOrder(body, c.req.valid('header'), true)
+      const created = await createJob(deps, c.get('principal'), order)
       const found = await awaitJob(deps, created, c.req.raw.signal)
-      c.header('idempotent-replayed', created.replayed ? 'true' : undefined)
-      return c.json(await toZaiAnswer(deps, found, ignoredFields(body)), 200)
+      const answer = await toZaiAnswer(deps, found, zaiIgnoredFields(body))
+      return c.json(answer, 200, createdHeaders(created))
     })
     .openapi(async_, async (c) => {
       const body = c.req.valid('json')
-      const { 'idempotency-key': key } = c.req.valid('header')
-      const { orgId, jobId, replayed } = await createJob(
-        deps,
-        c.get('principal'),
-        toOrder(body, key, false),
-      )
-      const found = await findJob(deps.db, { orgId, jobId })
-      if (!found) throw new ApiError('internal')
-      c.header('idempotent-replayed', replayed ? 'true' : undefined)
-      return c.json(toZaiTask(found, ignoredFields(body)), 200)
+      const order = toOrder(body, c.req.valid('header'), false)
+      const created = await createJob(deps, c.get('principal'), order)
+      const task = toZaiTask(await findCreated(deps, created), zaiIgnoredFields(body))
+      return c.json(task, 200, createdHeaders(created))
     })
     .openapi(result, async (c) => {
       const { id: jobId } = c.req.valid('param')
@@ -93,7 +87,7 @@ export function zaiImages(deps: Deps) {
 /** Z.ai's own way to repeat a call safely is its request_id; the header goes first where both are sent. */
 function toOrder(
   body: ZaiImageBody,
-  idempotencyKey: string | undefined,
+  headers: z.output<typeof createHeaders>,
   isSync: boolean,
 ): ImageOrder {
   const { request_id: requestId, user_id: userId } = body
@@ -104,7 +98,9 @@ function toOrder(
     size: sizeOf(body),
     n: body.n ?? 1,
     format: 'png',
-    idempotencyKey: idempotencyKey ?? (requestId == null ? null : `request_id:${requestId}`),
+    idempotency:
+      idempotencyOf(headers) ??
+      (requestId == null ? null : { key: `request_id:${requestId}`, param: 'request_id' }),
     isSync,
     callerFields: {
       ...(requestId == null ? {} : { request_id: requestId }),

@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import type { JobWithOutputs } from '../../db/jobs.ts'
 import { MAX_IMAGES, MAX_SEED, imageFormat, prompt, text } from '../contract.ts'
-import type { ObjectStore } from '../objects.ts'
+import type { ObjectStore, StoredObject } from '../objects.ts'
 import { signOutputs, toWireBilling } from './native.ts'
 import type { UrlDeps } from './native.ts'
 
@@ -81,30 +81,43 @@ export async function toOpenAiAnswer(
   }
 }
 
+/** What became of a stream after the answer had begun. */
+export interface StreamEnds {
+  failed(error: unknown): void
+  /** The caller did not read it to its end. */
+  canceled(): void
+}
+
 /**
  * The same answer as JSON text with each link replaced by the picture in base 64. Ten large pictures are more
- * than a Worker may hold, so they pass through piece by piece.
+ * than a Worker may hold, so they pass through piece by piece. The first one is opened before the answer
+ * begins, as its status cannot be taken back.
  *
- * @returns a stream that fails when a stored picture cannot be read
+ * @returns null when the first picture is not in the store
+ * @throws the store's error when it cannot be reached
  */
-export function encodeOpenAiAnswer(
+export async function encodeOpenAiAnswer(
   objects: ObjectStore,
   answer: z.output<typeof openaiImageAnswer>,
   { outputs }: JobWithOutputs,
-): ReadableStream<Uint8Array> {
+  ends: StreamEnds,
+): Promise<ReadableStream<Uint8Array> | null> {
   const keys = new Map(outputs.map((output) => [output.sha256, output.objectKey]))
   const { data, ...rest } = answer
+  const open = (sha256: string) => objects.read(keys.get(sha256) ?? '')
+  const first = data[0] === undefined ? null : await open(data[0].sha256)
+  if (first === null) return null
   async function* pieces() {
     for (const [index, { url: _url, ...image }] of data.entries()) {
       yield `${index === 0 ? '{"data":[' : ','}{"b64_json":"`
-      const stored = await objects.read(keys.get(image.sha256) ?? '')
+      const stored = index === 0 ? first : await open(image.sha256)
       if (!stored) throw new Error(`the object of picture ${image.sha256} is missing`)
       yield* toBase64(stored.body)
       yield `",${JSON.stringify(image).slice(1)}`
     }
-    yield `${data.length === 0 ? '{"data":[' : ''}],${JSON.stringify(rest).slice(1)}`
+    yield `],${JSON.stringify(rest).slice(1)}`
   }
-  return toStream(pieces())
+  return toStream(pieces(), first, ends)
 }
 
 /** Base 64 works on groups of three bytes; pieces are cut at a multiple so that they can be joined. */
@@ -125,16 +138,28 @@ async function* toBase64(stream: ReadableStream<Uint8Array>): AsyncGenerator<str
   yield btoa(String.fromCharCode(...carry))
 }
 
-function toStream(pieces: AsyncGenerator<string>): ReadableStream<Uint8Array> {
+function toStream(
+  pieces: AsyncGenerator<string>,
+  first: StoredObject,
+  ends: StreamEnds,
+): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder()
   return new ReadableStream<Uint8Array>({
     async pull(controller) {
-      const { done, value } = await pieces.next()
-      if (done) controller.close()
-      else controller.enqueue(encoder.encode(value))
+      try {
+        const { done, value } = await pieces.next()
+        if (done) controller.close()
+        else controller.enqueue(encoder.encode(value))
+      } catch (error) {
+        ends.failed(error)
+        throw error
+      }
     },
-    async cancel() {
+    async cancel(reason) {
+      ends.canceled()
       await pieces.return(undefined)
+      // Pieces that never began have not taken the first picture's stream, and would leave it open.
+      if (!first.body.locked) await first.body.cancel(reason)
     },
   })
 }

@@ -1,7 +1,6 @@
 import { z } from '@hono/zod-openapi'
 import { isTerminal } from '../../db/job-state.ts'
-import type { JobState } from '../../db/job-state.ts'
-import type { JobWithOutputs } from '../../db/jobs.ts'
+import type { JobRow, JobWithOutputs } from '../../db/jobs.ts'
 import { MAX_IMAGES, prompt, text } from '../contract.ts'
 import { ERRORS } from '../errors.ts'
 import { requestIdOfJob, signOutputs, toWireBilling } from './native.ts'
@@ -88,11 +87,22 @@ export const zaiTaskResult = z
   })
   .openapi('ZaiTaskResult')
 
+/** Longer names are cut, as no answer should grow with its request. */
+const MAX_NAME_LENGTH = 100
+
 /** Names of fields that were sent and not acted on, sorted. */
-export function ignoredFields(body: object, used: ReadonlySet<string> = USED_FIELDS): string[] {
+export function ignoredFields(body: object, used: ReadonlySet<string>): string[] {
   return Object.keys(body)
     .filter((name) => !used.has(name))
+    .map((name) => name.slice(0, MAX_NAME_LENGTH))
     .toSorted()
+}
+
+/** The same for Z.ai's calls, where `size` goes before width and height. */
+export function zaiIgnoredFields(body: ZaiImageBody): string[] {
+  const used = new Set(USED_FIELDS)
+  if (body.size != null) for (const name of ['width', 'height']) used.delete(name)
+  return ignoredFields(body, used)
 }
 
 /** The answer of the asynchronous call. */
@@ -101,15 +111,15 @@ export function toZaiTask(found: JobWithOutputs, ignored: string[]): z.output<ty
     model: found.job.model,
     id: found.job.id,
     request_id: requestIdOfJob(found) ?? found.job.id,
-    task_status: toTaskStatus(found.job.state),
+    task_status: toTaskStatus(found.job),
     ignored_fields: ignored,
   }
 }
 
-/** The three words that Z.ai has for a job's state. */
-function toTaskStatus(state: JobState): z.output<typeof taskStatus> {
+/** The three words that Z.ai has for a job's state. Pictures that were deleted cannot be had any more. */
+function toTaskStatus({ state, deletedAt }: JobRow): z.output<typeof taskStatus> {
   if (!isTerminal(state)) return 'PROCESSING'
-  return state === 'succeeded' ? 'SUCCESS' : 'FAIL'
+  return state === 'succeeded' && deletedAt === null ? 'SUCCESS' : 'FAIL'
 }
 
 /** The answer of the synchronous call. */
@@ -135,24 +145,27 @@ export async function toZaiTaskResult(
   found: JobWithOutputs,
 ): Promise<z.output<typeof zaiTaskResult>> {
   const { job } = found
-  const status = toTaskStatus(job.state)
+  const status = toTaskStatus(job)
   return {
     model: job.model,
     id: job.id,
     request_id: requestIdOfJob(found) ?? job.id,
     task_status: status,
     ...(status === 'SUCCESS' ? { image_result: await toLinks(deps, found) } : {}),
-    ...(status === 'FAIL'
-      ? {
-          error: {
-            // Clients of this dialect turn the code into a number, so the word goes beside it.
-            code: ERRORS.generation_failed.code,
-            message: job.errorMessage ?? `The job ${job.state}.`,
-            type: job.errorCode ?? job.state,
-          },
-        }
-      : {}),
+    ...(status === 'FAIL' ? { error: toTaskError(job) } : {}),
     ...toZaiBilling(found),
+  }
+}
+
+/** Clients of this dialect turn the code into a number, so the word goes beside it. */
+function toTaskError(job: JobRow): { code: string; message: string; type: string } {
+  if (job.state === 'succeeded') {
+    return { code: ERRORS.gone.code, message: 'The pictures were deleted.', type: 'gone' }
+  }
+  return {
+    code: ERRORS.generation_failed.code,
+    message: job.errorMessage ?? `The job ${job.state}.`,
+    type: job.errorCode ?? job.state,
   }
 }
 

@@ -12,6 +12,12 @@ import type { Tenant } from '../support/tenant.ts'
 const RUNTIMES: Runtime[] = ['node', 'workerd']
 const PROMPT = { prompt: "A sign that says 'OPEN'" }
 const ZAI = { model: 'glm-image', ...PROMPT }
+const ZAI_OR_NATIVE = (path: string) => (path.includes('paas') ? ZAI : PROMPT)
+const SYNC_PATHS = [
+  '/v1/images/generations',
+  '/api/paas/v4/images/generations',
+  '/paas/v4/images/generations',
+]
 
 describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
   let gateway: TestGateway
@@ -205,11 +211,14 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
 
     test('with another body is refused with 422', async () => {
       gateway.finisher.mode = 'hold'
-      await post('/v1/jobs', PROMPT, under('two'))
+      const first = await post('/v1/jobs', PROMPT, under('two'))
       const answer = await post('/v1/jobs', { ...PROMPT, n: 2 }, under('two'))
-      expect([answer.status, answer.body.error]).toMatchObject([
+      expect([answer.status, answer.body]).toMatchObject([
         422,
-        { type: 'idempotency_mismatch', code: '1231' },
+        {
+          task_id: first.body.id,
+          error: { type: 'idempotency_mismatch', code: '1231', param: 'Idempotency-Key' },
+        },
       ])
     })
 
@@ -221,6 +230,22 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       expect(theirs.status).toBe(201)
       expect(theirs.body.id).not.toBe(mine.body.id)
     })
+
+    test.each(SYNC_PATHS)(
+      'of %s is 410 with the task id once its pictures are deleted',
+      async (path) => {
+        const options = under(`deleted ${path}`)
+        const first = await post(path, ZAI_OR_NATIVE(path), options)
+        await gateway.call('DELETE', `/v1/jobs/${first.body.id}`, { key: tenant.apiKey })
+        const again = await post(path, ZAI_OR_NATIVE(path), options)
+        expect([again.status, again.headers.get('x-should-retry')]).toEqual([410, 'false'])
+        expect(again.body).toMatchObject({
+          task_id: first.body.id,
+          billed: true,
+          error: { type: 'gone', code: '1222' },
+        })
+      },
+    )
 
     test('while the first call waits, waits too and gets the same picture', async () => {
       gateway.finisher.mode = 'hold'
@@ -310,6 +335,24 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       })
     })
 
+    test('the places left for unfinished jobs stand beside the rate limit, taken or refused', async () => {
+      const busy = await poorTenant({ key: { maxInflight: 8 }, team: { maxInflight: 2 } })
+      gateway.finisher.mode = 'hold'
+      const paths = ['/v1/jobs', '/paas/v4/async/images/generations', '/v1/images/generations']
+      const fields: [string | null, string | null][] = []
+      for (const path of paths) {
+        const { headers } = await post(path, ZAI_OR_NATIVE(path), { key: busy.apiKey })
+        fields.push([headers.get('ratelimit-policy'), headers.get('ratelimit')])
+      }
+      const places = (free: number) => [
+        '"requests";q=600;w=60, "inflight";q=2',
+        expect.stringMatching(new RegExp(`^"requests";r=\\d+;t=\\d+, "inflight";r=${free}$`)),
+      ]
+      expect(fields).toEqual([places(1), places(0), places(0)])
+      const free = await post('/v1/jobs', PROMPT)
+      expect(free.headers.get('ratelimit')).not.toContain('inflight')
+    })
+
     test('the balance shows every level', async () => {
       const rich = await poorTenant({
         org: { creditMicros: 100_000n },
@@ -395,6 +438,24 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       })
     })
 
+    test('a task whose pictures were deleted is FAIL with the reason, and stays billed', async () => {
+      gateway.finisher.mode = 'hold'
+      const body = { ...ZAI, request_id: 'to-be-deleted' }
+      const { body: task } = await post('/paas/v4/async/images/generations', body)
+      await gateway.finisher.finish(task.id)
+      await gateway.call('DELETE', `/v1/jobs/${task.id}`, { key: tenant.apiKey })
+      const result = await get(`/paas/v4/async-result/${task.id}`)
+      expect(result.status).toBe(200)
+      expect(result.body).toMatchObject({
+        task_status: 'FAIL',
+        billed: true,
+        error: { code: '1222', type: 'gone', message: 'The pictures were deleted.' },
+      })
+      expect(result.body.image_result).toBeUndefined()
+      const again = await post('/paas/v4/async/images/generations', body)
+      expect(again.body).toMatchObject({ id: task.id, task_status: 'FAIL' })
+    })
+
     test('request_id makes a repeat safe, sync or async', async () => {
       const body = { ...ZAI, request_id: 'my-request-1' }
       const first = await post('/paas/v4/async/images/generations', body)
@@ -405,7 +466,10 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
         'my-request-1',
       ])
       const other = await post('/paas/v4/images/generations', { ...body, prompt: 'Another' })
-      expect([other.status, other.body.error.code]).toEqual([422, '1231'])
+      expect([other.status, other.body]).toMatchObject([
+        422,
+        { task_id: first.body.id, error: { code: '1231', param: 'request_id' } },
+      ])
     })
 
     test('takes the key as Z.ai writes it', async () => {
@@ -422,6 +486,11 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
         height: 1568,
       })
       expect((await get(`/v1/jobs/${taken.body.id}`)).body.size).toBe('1056x1568')
+      expect(taken.body.ignored_fields).toEqual([])
+      const both = { ...ZAI, size: '1280x1280', width: 1056, height: 1568 }
+      const named = await post('/paas/v4/async/images/generations', both)
+      expect((await get(`/v1/jobs/${named.body.id}`)).body.size).toBe('1280x1280')
+      expect(named.body.ignored_fields).toEqual(['height', 'width'])
       const half = await post('/paas/v4/async/images/generations', { ...ZAI, width: 1056 })
       expect([half.status, half.body.error.param]).toEqual([400, 'height'])
     })
@@ -448,6 +517,17 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
         const bytes = Buffer.from(image.b64_json, 'base64')
         expect(createHash('sha256').update(bytes).digest('hex')).toBe(image.sha256)
       }
+    })
+
+    test('a picture that is not in the store is 410 before the answer begins', async () => {
+      const order = { ...PROMPT, n: 2, response_format: 'b64_json' }
+      const options = { headers: { 'idempotency-key': 'in base 64' } }
+      const { body } = await post('/v1/images/generations', order, options)
+      const key = `images/${body.data[0].sha256.slice(0, 2)}/${body.data[0].sha256}.png`
+      await gateway.objects.remove(key)
+      const again = await post('/v1/images/generations', order, options)
+      expect([again.status, again.body.error.type]).toEqual([410, 'gone'])
+      expect(again.body).toMatchObject({ task_id: body.id, billed: true })
     })
 
     test('a failed job is an error that says that nothing was charged', async () => {
@@ -482,6 +562,25 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       const third = await post('/v1/images/generations', PROMPT, { key: own.apiKey })
       expect(third.body.id).not.toBe(taskId)
     })
+
+    test.each(['canceled', 'failed', 'deleted'])(
+      'whose job was %s after it was sent away: an equal call is a new order',
+      async (fate) => {
+        gateway.finisher.mode = 'hold'
+        const own = await createTenant(gateway.database.db)
+        const late = await post('/v1/images/generations', PROMPT, { key: own.apiKey })
+        const { task_id: taskId } = late.body
+        const path = `/v1/jobs/${taskId}`
+        if (fate === 'canceled') await post(`${path}/cancel`, undefined, { key: own.apiKey })
+        else await gateway.finisher.finish(taskId, fate === 'failed' ? 'fail' : 'draw')
+        if (fate === 'deleted') await gateway.call('DELETE', path, { key: own.apiKey })
+        gateway.finisher.mode = 'draw'
+        const again = await post('/v1/images/generations', PROMPT, { key: own.apiKey })
+        expect(again.status).toBe(200)
+        expect(again.body.id).not.toBe(taskId)
+        expect(again.headers.get('idempotent-replayed')).toBeNull()
+      },
+    )
   })
 
   describe('models', () => {
@@ -492,6 +591,9 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
         price_per_image: '0.015000',
         sizes: { min_side: 1024, max_side: 2048, multiple_of: 32 },
       })
+      const order = { ...PROMPT, size: '1280x1280' }
+      const ordered = { headers: { 'idempotency-key': 'before the change' } }
+      const first = await post('/v1/jobs', order, ordered)
       await announceModel(gateway.database.db, SMALL_MODEL)
       const after = await get('/v1/models')
       expect(after.body.data[0]).toMatchObject({
@@ -500,7 +602,13 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       })
       const { body } = await post('/v1/jobs', PROMPT)
       expect(body.size).toBe('64x64')
-      expect((await post('/v1/jobs', { ...PROMPT, size: '1280x1280' })).status).toBe(400)
+      expect((await post('/v1/jobs', order)).status).toBe(400)
+      // What was ordered before is answered as before; what is new is held to the rules of today.
+      const again = await post('/v1/jobs', order, ordered)
+      expect([again.status, again.body.id]).toEqual([200, first.body.id])
+      expect((await post('/v1/jobs', { ...order, n: 2 }, ordered)).status).toBe(422)
+      const other = { headers: { 'idempotency-key': 'after the change' } }
+      expect((await post('/v1/jobs', order, other)).status).toBe(400)
     })
   })
 

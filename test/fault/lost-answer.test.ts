@@ -1,13 +1,18 @@
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { reserveJob } from '../../billing/reserve.ts'
 import type { ReserveInput } from '../../billing/reserve.ts'
+import { settleJob } from '../../billing/settle.ts'
 import { openDatabase } from '../../db/client.ts'
 import type { Db } from '../../db/client.ts'
+import { claimJob } from '../../db/job-claims.ts'
+import { createTestApp } from '../support/app.ts'
+import type { TestApp } from '../support/app.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { IMAGE_MICROS, createBareTenant, newJob } from '../support/jobs.ts'
+import { IMAGE_MICROS, createBareTenant, deliver, newJob } from '../support/jobs.ts'
 import type { BareTenant } from '../support/jobs.ts'
+import { createTenant } from '../support/tenant.ts'
 import { startWire } from '../support/wire.ts'
 import type { Wire } from '../support/wire.ts'
 
@@ -133,3 +138,79 @@ test('a job id opens nothing: under another key or for another request there is 
   await expect(reserveJob(db, stolen)).rejects.toThrow('is taken')
   expect(await jobsOf(stranger.orgId)).toEqual([])
 })
+
+describe('the gateway', () => {
+  const ORDER = { prompt: 'A sign' }
+  let app: TestApp
+  let apiKey: string
+
+  beforeEach(async () => {
+    const owner = await createTenant(database.db, { org: { creditMicros: IMAGE_MICROS } })
+    tenant = owner
+    apiKey = owner.apiKey
+    app = createTestApp(far, { objects: { read: async () => null, remove: async () => {} } })
+    // So that the line is cut for the reservation and for nothing before it.
+    await app.call('GET', '/v1/models', { apiKey })
+  })
+
+  const order = async (path = '/v1/jobs') => {
+    const response = await app.call('POST', path, { apiKey, body: ORDER })
+    return { status: response.status, body: (await response.json()) as { id?: string } }
+  }
+
+  test('answers an order as usual when the first answer of the database is lost', async () => {
+    const cut = cutAfter(1)
+    const { status, body } = await order()
+    await cut
+    expect([status, await jobsOf(tenant.orgId)]).toEqual([201, [body.id]])
+  })
+
+  test('takes up the job that it could not tell of when the client calls again after its 503', async () => {
+    const cuts = [cutAfter(1), cutAfter(2)]
+    expect((await order()).status).toBe(503)
+    await Promise.all(cuts)
+    const again = await order()
+    expect([again.status, await jobsOf(tenant.orgId)]).toEqual([200, [again.body.id]])
+  })
+
+  test('takes it up even where the database had not begun with it', async () => {
+    const traps = [1, 2].map(() => wire.trap({ when: 'before', sql: 'reserve_job' }))
+    const refused = order()
+    for (const trap of traps) {
+      await trap.reached
+      wire.cut()
+    }
+    expect((await refused).status).toBe(503)
+    const again = await order()
+    expect([again.status, await jobsOf(tenant.orgId)]).toEqual([201, [again.body.id]])
+  })
+
+  test('takes up the job that was made when the line was cut before it could be read', async () => {
+    const trap = wire.trap({ when: 'before', sql: 'inner join "reservation"' })
+    const refused = order()
+    await trap.reached
+    wire.cut()
+    expect((await refused).status).toBe(503)
+    const again = await order()
+    expect([again.status, await jobsOf(tenant.orgId)]).toEqual([200, [again.body.id]])
+  })
+
+  test('does the same for a call that waits for its pictures', async () => {
+    const trap = wire.trap({ when: 'before', sql: 'inner join "reservation"' })
+    const refused = order('/v1/images/generations')
+    await trap.reached
+    wire.cut()
+    expect((await refused).status).toBe(503)
+    const [jobId = ''] = await jobsOf(tenant.orgId)
+    await endJob(jobId)
+    const again = await order('/v1/images/generations')
+    expect([again.body.id, await jobsOf(tenant.orgId)]).toEqual([jobId, [jobId]])
+  })
+})
+
+async function endJob(jobId: string): Promise<void> {
+  const { db } = database
+  await claimJob(db, { jobId, workerId: 'w', leaseSeconds: 60, maxFailedAttempts: 3 })
+  await deliver(db, jobId, 1)
+  await settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })
+}

@@ -4,7 +4,10 @@ import { join } from 'node:path'
 import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3'
 import { findFreePort } from '../../infra/local/postgres.ts'
 import { parseNodeEnv } from '../../edge/env.ts'
+import { createFileObjects } from '../../edge/node/file-objects.ts'
 import { startGateway } from '../../edge/node/server.ts'
+import { createS3Objects } from '../../edge/objects.ts'
+import type { ObjectStore } from '../../edge/objects.ts'
 import { createFileStore, createS3Store } from '../../gpu-worker/store.ts'
 import type { PictureStore } from '../../gpu-worker/store.ts'
 import { createContractCheck } from './contract-check.ts'
@@ -40,6 +43,9 @@ export interface TestGateway {
   database: TestDatabase
   queue: TestQueue
   finisher: Finisher
+  /** Where workers put pictures, and where this gateway finds them. */
+  store: PictureStore
+  objects: ObjectStore
   /** What the gateway logged; stays empty on workerd. */
   logged: Record<string, unknown>[]
   /** One call; throws when the answer is not what the document promises for it. */
@@ -75,6 +81,9 @@ export async function startTestGateway(
         S3_PUBLIC: '0',
       })
   const store = isNode ? createFileStore(folder) : await createBucket(queue)
+  const objects = isNode
+    ? createFileObjects(folder)
+    : createS3Objects({ ...placeOf(queue), bucket: BUCKET, isPublic: false })
   const finisher = startFinisher(database.db, queue, store)
   const check = createContractCheck()
   return {
@@ -82,6 +91,8 @@ export async function startTestGateway(
     database,
     queue,
     finisher,
+    store,
+    objects,
     logged,
     async call(method, path, { key, body, headers = {}, signal } = {}) {
       const response = await fetch(new URL(path, gateway.url), {
@@ -127,13 +138,18 @@ async function startOnNode(
 }
 
 async function createBucket(queue: TestQueue): Promise<PictureStore> {
-  const settings = {
+  const place = placeOf(queue)
+  const client = new S3Client({ ...place, forcePathStyle: true })
+  await client.send(new CreateBucketCommand({ Bucket: BUCKET }))
+  client.destroy()
+  return createS3Store({ ...place, bucket: BUCKET })
+}
+
+/** The queue's server keeps objects too. */
+function placeOf(queue: TestQueue) {
+  return {
     region: 'us-east-1',
     endpoint: queue.env.SQS_ENDPOINT ?? '',
     credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
   }
-  const client = new S3Client({ ...settings, forcePathStyle: true })
-  await client.send(new CreateBucketCommand({ Bucket: BUCKET }))
-  client.destroy()
-  return createS3Store({ ...settings, bucket: BUCKET })
 }
