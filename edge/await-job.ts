@@ -34,12 +34,16 @@ export async function awaitJob(
 ): Promise<JobWithOutputs> {
   const { jobId } = created
   let found = await findCreated(deps, created)
+  let isLost = false
   if (!isTerminal(found.job.state)) {
     await deps.waiter.wait(jobId, signal)
+    isLost = signal.aborted
+    // At once, as the caller's next call may already be on its way.
+    if (isLost) loseCall(deps, created)
     found = await findCreated(deps, created)
   }
   const hasEnded = isTerminal(found.job.state)
-  if (signal.aborted || !hasEnded) loseCall(deps, created)
+  if (!isLost && (signal.aborted || !hasEnded)) loseCall(deps, created)
   if (!hasEnded) {
     throw new ApiError('still_running', {
       message: `The picture is not ready yet. It is not lost: fetch it by its task id ${jobId}.`,
