@@ -13,6 +13,7 @@ import { jobsCancel } from './routes/jobs.cancel.ts'
 import { jobsCreate } from './routes/jobs.create.ts'
 import { jobsGet } from './routes/jobs.get.ts'
 import { jobsList } from './routes/jobs.list.ts'
+import { modelsGet } from './routes/models.get.ts'
 import { modelsList } from './routes/models.list.ts'
 import { openapiGet } from './routes/openapi.get.ts'
 import { openaiImages } from './routes/openai.images.ts'
@@ -21,6 +22,8 @@ import { zaiImages } from './routes/zai.images.ts'
 /** A prompt and its settings are a few kilobytes. */
 const MAX_BODY_BYTES = 1_048_576
 const ZAI_BASES = ['/api/paas/v4', '/paas/v4'] as const
+/** OpenAI's clients ask for models under whatever base they were given. */
+const MODEL_BASES = ['/v1', ...ZAI_BASES] as const
 
 /**
  * Composes the gateway: request id, size limit, then public routes, then who calls, how often, and what it
@@ -65,7 +68,8 @@ export function createApp(
     ...ZAI_BASES.flatMap((base) => [`${base}/images/*`, `${base}/async/*`]),
   ])
   guard(app, deps, 'read', [
-    '/v1/models',
+    // The pattern covers the list itself; a second one would count its calls twice.
+    ...MODEL_BASES.map((base) => `${base}/models/*`),
     '/v1/balance',
     ...ZAI_BASES.map((base) => `${base}/async-result/*`),
   ])
@@ -78,7 +82,9 @@ export function createApp(
   app.route('/', resultRoutes(deps))
   app.route('/', webhookRoutes(deps))
   app.route('/', balanceGet(deps))
-  app.route('/', modelsList(deps))
+  for (const base of MODEL_BASES) {
+    app.route(base, modelsList(deps)).route(base, modelsGet(deps))
+  }
   app.route('/', openaiImages(deps))
   for (const base of ZAI_BASES) app.route(base, zaiImages(deps))
   return app
@@ -88,12 +94,13 @@ function guard(app: OpenAPIHono<RequestState>, deps: Deps, scope: Scope, paths: 
   for (const path of paths) app.use(path, authenticate(deps, scope), limitRate(deps))
 }
 
-/** Jobs are made with `generate`; looking at them needs `read`; everything that changes one `generate`. */
+/** Looking at jobs needs `read`, and so do new URLs, which every look gives; making and changing one `generate`. */
 function guardJobs(app: OpenAPIHono<RequestState>, deps: Deps): void {
   const generate = authenticate(deps, 'generate')
   const read = authenticate(deps, 'read')
   // The pattern covers `/v1/jobs` itself; a second one would count its calls twice.
   const path = '/v1/jobs/*'
-  app.use(path, (c, next) => (c.req.method === 'GET' ? read(c, next) : generate(c, next)))
+  const isLook = (method: string, url: string) => method === 'GET' || url.endsWith('/sign')
+  app.use(path, (c, next) => (isLook(c.req.method, c.req.path) ? read(c, next) : generate(c, next)))
   app.use(path, limitRate(deps))
 }

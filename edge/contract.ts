@@ -1,4 +1,5 @@
 import { z } from '@hono/zod-openapi'
+import { MAX_URL_CHARACTERS } from './webhook-address.ts'
 
 /** Prompts longer than this are refused; the model's own limit on tokens is not far above. */
 export const MAX_PROMPT_LENGTH = 8_000
@@ -40,6 +41,20 @@ export const prompt = text
   .max(MAX_PROMPT_LENGTH)
   .refine((value) => value.trim() !== '', 'must not be empty')
 
+/** A model's name as a caller writes it; a refusal repeats it. */
+export const modelName = text.max(100)
+
+/** How many rows a page may have. */
+export function pageLimit(usual: number, max: number) {
+  const error = `must be a whole number from 1 to ${max}`
+  return z.coerce
+    .number({ error })
+    .int({ error })
+    .min(1, { error })
+    .max(max, { error })
+    .default(usual)
+}
+
 /** What every call that makes a job may carry beside its body. */
 export const createHeaders = z.object({
   'idempotency-key': z
@@ -74,7 +89,7 @@ const metadata = z
 /** `POST /v1/jobs` */
 export const createJobBody = z
   .strictObject({
-    model: text.default('glm-image'),
+    model: modelName.default('glm-image'),
     prompt,
     size: z.string().optional().openapi({ example: '1280x1280' }),
     n: z.int().min(1).max(MAX_IMAGES).default(1),
@@ -90,10 +105,8 @@ export const createJobBody = z
       )
       .optional(),
     output_format: imageFormat.default('png'),
-    webhook_url: z
-      .url({ protocol: /^https?$/ })
-      .max(2000)
-      .optional(),
+    // Its rule is that of every webhook address, which says what is wrong.
+    webhook_url: text.max(MAX_URL_CHARACTERS).openapi({ format: 'uri' }).optional(),
     metadata: metadata.optional(),
   })
   .openapi('CreateJob')

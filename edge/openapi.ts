@@ -12,8 +12,12 @@ export function createRouter(
 ): OpenAPIHono<RequestState> {
   return new OpenAPIHono<RequestState>({
     ...(options.isBuiltPerRequest ? { router: new LinearRouter() } : {}),
-    defaultHook: (result) => {
-      if (!result.success) throw toFieldError(result.error)
+    defaultHook: (result, c) => {
+      if (result.success) return
+      // A body without a content type was refused before, so there is none.
+      const isBodyMissing = result.target === 'json' && c.req.header('content-type') === undefined
+      if (isBodyMissing) throw new ApiError('missing_field', { message: 'The body is missing.' })
+      throw toFieldError(result.error)
     },
   })
 }
@@ -91,23 +95,31 @@ export function jsonBody<Schema extends z.ZodType>(schema: Schema) {
   return { required: true, content: { 'application/json': { schema } } } as const
 }
 
+/** Longer names and paths, which come from the caller, are cut: no answer should grow with its request. */
+const MAX_PARAM_LENGTH = 100
+
 /** The first thing wrong, as a sentence that names field and rule. */
 export function toFieldError(error: z.core.$ZodError): ApiError {
   const [issue] = error.issues
   if (!issue) return new ApiError('invalid_request')
   if (issue.code === 'unrecognized_keys') {
-    const [field = ''] = issue.keys
+    const field = (issue.keys[0] ?? '').slice(0, MAX_PARAM_LENGTH)
     return new ApiError('invalid_request', {
       message: `${field}: is not a field of this call.`,
       param: field,
     })
   }
-  const param = issue.path.join('.')
-  // The library leaves the input out of its issues; only its sentence tells an absent field from a wrong one.
-  const isMissing = issue.code === 'invalid_type' && issue.message.endsWith('received undefined')
+  const param = issue.path.join('.').slice(0, MAX_PARAM_LENGTH)
+  if (param === '') {
+    const rule = issue.message.replace(/^Invalid input: /, '')
+    return new ApiError('invalid_request', { message: `The body is not valid: ${rule}.` })
+  }
   if (param === 'prompt' && issue.code === 'too_big') {
     return new ApiError('prompt_too_long', { message: `${param}: ${issue.message}.`, param })
   }
-  const message = isMissing ? `${param || 'The body'} is missing.` : `${param}: ${issue.message}.`
-  return new ApiError(isMissing ? 'missing_field' : 'invalid_request', { message, param })
+  // The library leaves the input out of its issues; only its sentence tells an absent field from a wrong one.
+  if (issue.code === 'invalid_type' && issue.message.endsWith('received undefined')) {
+    return new ApiError('missing_field', { message: `${param} is missing.`, param })
+  }
+  return new ApiError('invalid_request', { message: `${param}: ${issue.message}.`, param })
 }

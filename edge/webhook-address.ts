@@ -20,7 +20,7 @@ export const ADDRESS_REFUSALS: Readonly<Record<AddressRefusal, string>> = {
 }
 
 /** Longer URLs break receivers, proxies and logs. */
-const MAX_URL_CHARACTERS = 2048
+export const MAX_URL_CHARACTERS = 2048
 /** Ports below this one belong to services that are not web servers, mail above all; 80 and 443 excepted. */
 const FIRST_OPEN_PORT = 1024
 

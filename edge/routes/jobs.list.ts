@@ -1,6 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import { listJobs } from '../../db/jobs.ts'
-import { jobPage, jobState } from '../contract.ts'
+import { jobPage, jobState, pageLimit } from '../contract.ts'
 import type { Deps } from '../deps.ts'
 import { KEY_ERRORS, createRouter, errorResponses, jsonResponse } from '../openapi.ts'
 import { toWireJob } from '../wire/native.ts'
@@ -17,7 +17,7 @@ const route = createRoute({
         .string()
         .regex(/^job_\w{1,60}$/)
         .optional(),
-      limit: z.coerce.number().int().min(1).max(100).default(20),
+      limit: pageLimit(20, 100),
     }),
   },
   responses: {

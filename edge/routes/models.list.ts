@@ -1,46 +1,22 @@
 import { createRoute } from '@hono/zod-openapi'
-import { formatUsd } from '../../billing/money.ts'
 import { MODEL } from '../catalogue.ts'
 import { modelList } from '../contract.ts'
 import type { Deps } from '../deps.ts'
 import { KEY_ERRORS, createRouter, errorResponses, jsonResponse } from '../openapi.ts'
-
-/** The day on which the model was published, as Unix seconds. */
-const MODEL_CREATED = Date.UTC(2026, 0, 14) / 1000
+import { toModelInfo } from '../wire/openai.ts'
 
 const route = createRoute({
   method: 'get',
-  path: '/v1/models',
-  tags: ['OpenAI dialect'],
+  path: '/models',
+  tags: ['Models'],
   summary: 'Models with their sizes and price',
   responses: { 200: jsonResponse(modelList, 'The models.'), ...errorResponses(...KEY_ERRORS) },
 })
 
-/** `GET /v1/models`: sizes are those that the loaded checkpoint declares. */
+/** `GET .../models`, for the base of each dialect. */
 export function modelsList(deps: Deps) {
   return createRouter().openapi(route, async (c) => {
     const entry = await deps.catalogue.find(deps.db, MODEL)
-    const data = entry
-      ? [
-          {
-            id: entry.model,
-            object: 'model' as const,
-            created: MODEL_CREATED,
-            owned_by: 'zai-org',
-            sizes: {
-              default: entry.size.default,
-              recommended: [...entry.size.recommended],
-              min_side: entry.size.minSide,
-              max_side: entry.size.maxSide,
-              multiple_of: entry.size.multipleOf,
-              max_pixels: entry.size.maxPixels,
-            },
-            price_per_image: formatUsd(entry.price.unitMicros),
-            notice: entry.notice,
-            weights_hash: entry.weightsHash,
-          },
-        ]
-      : []
-    return c.json({ object: 'list' as const, data }, 200)
+    return c.json({ object: 'list' as const, data: entry ? [toModelInfo(entry)] : [] }, 200)
   })
 }

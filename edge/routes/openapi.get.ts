@@ -9,7 +9,10 @@ export function openapiGet(app: OpenAPIHono<RequestState>): OpenAPIHono<RequestS
   app.openAPIRegistry.registerComponent('securitySchemes', 'key', {
     type: 'http',
     scheme: 'bearer',
-    description: 'An API key; on the Z.ai paths also `<key id>.<secret>` or a JWT signed with it.',
+    description:
+      'An API key, or its form of the Z.ai dialect: `<key id>.<secret>` or a JWT signed with that secret. ' +
+      'Keys that begin with `gp_test_` are named so for their owner alone: they draw pictures and are charged ' +
+      'like those that begin with `gp_live_`.',
   })
   let text: string | null = null
   const router = createRouter()

@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import { listDeliveries } from '../../db/webhook-log.ts'
+import { pageLimit } from '../contract.ts'
 import type { Deps } from '../deps.ts'
 import { KEY_ERRORS, createRouter, errorResponses, jsonResponse } from '../openapi.ts'
 import { deliveryPage, deliveryState, toWireDelivery } from '../webhook-contract.ts'
@@ -15,7 +16,7 @@ const route = createRoute({
       job_id: z.string().max(64).optional(),
       state: deliveryState.optional(),
       before: z.string().max(64).optional(),
-      limit: z.coerce.number().int().min(1).max(100).default(20),
+      limit: pageLimit(20, 100),
     }),
   },
   responses: {

@@ -1,6 +1,9 @@
 import { z } from '@hono/zod-openapi'
+import { formatUsd } from '../../billing/money.ts'
 import type { JobWithOutputs } from '../../db/jobs.ts'
-import { MAX_IMAGES, MAX_SEED, imageFormat, prompt, text } from '../contract.ts'
+import type { CatalogueEntry } from '../catalogue.ts'
+import { MAX_IMAGES, MAX_SEED, imageFormat, modelName, prompt } from '../contract.ts'
+import type { modelInfo } from '../contract.ts'
 import type { ObjectStore, StoredObject } from '../objects.ts'
 import { signOutputs, toWireBilling } from './native.ts'
 import type { UrlDeps } from './native.ts'
@@ -12,7 +15,7 @@ import type { UrlDeps } from './native.ts'
 export const openaiImageBody = z
   .looseObject({
     prompt,
-    model: text.default('glm-image'),
+    model: modelName.default('glm-image'),
     n: z.int().min(1).max(MAX_IMAGES).nullish(),
     size: z.string().nullish(),
     response_format: z.enum(['url', 'b64_json']).nullish(),
@@ -78,6 +81,30 @@ export async function toOpenAiAnswer(
     billed_reason: billing.reason,
     cost: billing.charged,
     ignored_fields: ignored,
+  }
+}
+
+/** The day on which the model was published, as Unix seconds. */
+const MODEL_CREATED = Date.UTC(2026, 0, 14) / 1000
+
+/** A model as OpenAI shows one, with what it is good for: sizes are those that the loaded checkpoint declares. */
+export function toModelInfo(entry: CatalogueEntry): z.output<typeof modelInfo> {
+  return {
+    id: entry.model,
+    object: 'model',
+    created: MODEL_CREATED,
+    owned_by: 'zai-org',
+    sizes: {
+      default: entry.size.default,
+      recommended: [...entry.size.recommended],
+      min_side: entry.size.minSide,
+      max_side: entry.size.maxSide,
+      multiple_of: entry.size.multipleOf,
+      max_pixels: entry.size.maxPixels,
+    },
+    price_per_image: formatUsd(entry.price.unitMicros),
+    notice: entry.notice,
+    weights_hash: entry.weightsHash,
   }
 }
 

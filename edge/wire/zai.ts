@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import { isTerminal } from '../../db/job-state.ts'
 import type { JobRow, JobWithOutputs } from '../../db/jobs.ts'
-import { MAX_IMAGES, prompt, text } from '../contract.ts'
+import { MAX_IMAGES, modelName, prompt, text } from '../contract.ts'
 import { ERRORS } from '../errors.ts'
 import { requestIdOfJob, signOutputs, toWireBilling } from './native.ts'
 import type { UrlDeps } from './native.ts'
@@ -12,7 +12,7 @@ import type { UrlDeps } from './native.ts'
  */
 export const zaiImageBody = z
   .looseObject({
-    model: text,
+    model: modelName,
     prompt,
     size: z.string().nullish(),
     width: z.int().min(1).nullish().openapi({ description: 'With height, in place of size.' }),

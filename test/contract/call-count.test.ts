@@ -13,6 +13,9 @@ afterAll(() => database.close())
 test.each([
   '/v1/jobs',
   '/v1/models',
+  '/v1/models/glm-image',
+  '/api/paas/v4/models',
+  '/paas/v4/models/glm-image',
   '/v1/balance',
   '/v1/webhook-endpoints',
   '/v1/webhook-deliveries',

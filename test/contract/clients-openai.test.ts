@@ -79,13 +79,17 @@ describe('the unmodified openai client', () => {
     expect(answer).toMatchObject({ ignored_fields: ['quality', 'style', 'user'] })
   })
 
-  test('lists the models with the price', async () => {
-    const { apiKey } = await createTenant(gateway.database.db)
-    const page = await createClient(apiKey).client.models.list()
-    expect(page.data).toMatchObject([
-      { id: 'glm-image', object: 'model', price_per_image: '0.015000' },
-    ])
-  })
+  test.each(['/v1', '/api/paas/v4', '/paas/v4'])(
+    'lists and finds models with the price under %s',
+    async (base) => {
+      const { apiKey } = await createTenant(gateway.database.db)
+      const { client } = createClient(apiKey, base)
+      const expected = { id: 'glm-image', object: 'model', price_per_image: '0.015000' }
+      expect((await client.models.list()).data).toMatchObject([expected])
+      expect(await client.models.retrieve('glm-image')).toMatchObject(expected)
+      await expect(client.models.retrieve('dall-e-3')).rejects.toThrow(OpenAI.NotFoundError)
+    },
+  )
 
   test('reads message, code, field and request id of a refused size, and does not try again', async () => {
     const { apiKey } = await createTenant(gateway.database.db)

@@ -131,8 +131,13 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       }
       expect(seen).toEqual(ids)
       expect((await get('/v1/jobs?state=failed', own.apiKey)).body.data).toEqual([])
-      const bad = await get('/v1/jobs?limit=1000', own.apiKey)
-      expect([bad.status, bad.body.error.param]).toEqual([400, 'limit'])
+      for (const limit of ['1000', '0', '1.5', 'x', '', '1&limit=2']) {
+        const bad = await get(`/v1/jobs?limit=${limit}`, own.apiKey)
+        expect([bad.status, bad.body.error]).toMatchObject([
+          400,
+          { param: 'limit', message: 'limit: must be a whole number from 1 to 100.' },
+        ])
+      }
       expect((await get('/v1/jobs?page=2', own.apiKey)).status).toBe(400)
     })
 
@@ -152,7 +157,13 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       [{ ...PROMPT, size: '2048x2080' }, 'size', 'invalid_request'],
       [{ ...PROMPT, model: 'dall-e-3' }, 'model', 'unknown_model'],
       [{ ...PROMPT, output_format: 'gif' }, 'output_format', 'invalid_request'],
+      [{ ...PROMPT, model: 'x'.repeat(101) }, 'model', 'invalid_request'],
       [{ ...PROMPT, webhook_url: 'ftp://example.com' }, 'webhook_url', 'invalid_request'],
+      [
+        { ...PROMPT, webhook_url: `https://a.example/${'x'.repeat(2048)}` },
+        'webhook_url',
+        'invalid_request',
+      ],
       [{ ...PROMPT, webhook_url: 'https://169.254.169.254/' }, 'webhook_url', 'invalid_request'],
       [{ ...PROMPT, metadata: { 'a\0': 'b' } }, 'metadata.a\0', 'invalid_request'],
       [{ ...PROMPT, metadata: { a: 7 } }, 'metadata.a', 'invalid_request'],
@@ -168,6 +179,16 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
         type,
       ])
       expect(answer.body.error.message.length).toBeGreaterThan(param.length)
+    })
+
+    test.each([
+      ['foo', 'webhook_url: is not a URL.'],
+      ['http://hooks.example.com', 'webhook_url: must begin with https://.'],
+      ['https://a:b@hooks.example.com', 'webhook_url: must not contain a user name or password.'],
+      ['https://localhost/in', 'webhook_url: must name a host of the public internet.'],
+    ])('a job is told what is wrong with its webhook URL %s', async (webhookUrl, message) => {
+      const { body } = await post('/v1/jobs', { ...PROMPT, webhook_url: webhookUrl })
+      expect(body.error).toMatchObject({ param: 'webhook_url', message })
     })
 
     test.each(['1728x960', '960x1728', '1024x1024', '2048x2048'])(
@@ -523,8 +544,9 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       const order = { ...PROMPT, n: 2, response_format: 'b64_json' }
       const options = { headers: { 'idempotency-key': 'in base 64' } }
       const { body } = await post('/v1/images/generations', order, options)
-      const key = `images/${body.data[0].sha256.slice(0, 2)}/${body.data[0].sha256}.png`
-      await gateway.objects.remove(key)
+      await gateway.database.db.sql`
+        update job_output set object_key = replace(object_key, sha256, ${'0'.repeat(64)})
+         where job_id = ${body.id} and idx = 0`
       const again = await post('/v1/images/generations', order, options)
       expect([again.status, again.body.error.type]).toEqual([410, 'gone'])
       expect(again.body).toMatchObject({ task_id: body.id, billed: true })
