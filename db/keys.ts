@@ -8,11 +8,9 @@ export interface KeyPrincipal {
   readonly keyId: string
   readonly orgId: string
   readonly teamId: string
-  readonly env: 'live' | 'test'
   readonly scopes: readonly string[]
-  /** Hex HMAC of the key under the server's pepper. */
+  /** Hex HMAC of the key under the server's pepper of the time when it was made. */
   readonly hash: string
-  readonly pepperVersion: number
   readonly requestsPerMinute: number | null
   readonly expiresAt: Date | null
   readonly revokedAt: Date | null
@@ -28,7 +26,6 @@ export async function insertKey(
     name: string
     env: 'live' | 'test'
     hash: string
-    pepperVersion: number
     last4: string
     scopes: readonly string[]
     expiresAt?: Date | null
@@ -37,18 +34,18 @@ export async function insertKey(
 ): Promise<void> {
   await withTransaction(db, async (tx) => {
     await tx.sql`
-      insert into api_key (id, org_id, team_id, name, env, hash, pepper_version, last4, scopes,
-                           expires_at, requests_per_minute)
+      insert into api_key (id, org_id, team_id, name, env, hash, last4, scopes, expires_at,
+                           requests_per_minute)
       values (${input.keyId}, ${input.orgId}, ${input.teamId}, ${input.name}, ${input.env}, ${input.hash},
-              ${input.pepperVersion}, ${input.last4}, ${[...input.scopes]}, ${input.expiresAt ?? null},
+              ${input.last4}, ${[...input.scopes]}, ${input.expiresAt ?? null},
               ${input.requestsPerMinute ?? null})`
     await insertBalance(tx, 'key', input.keyId, input)
   })
 }
 
-/** The key with this hash, revoked and expired ones included. */
-export function findKeyByHash(db: Db, hash: string): Promise<KeyPrincipal | null> {
-  return findKey(db, db.sql`hash = ${hash}`)
+/** The key with one of these hashes (of one key under several peppers), revoked and expired ones included. */
+export function findKeyByHash(db: Db, hashes: readonly string[]): Promise<KeyPrincipal | null> {
+  return findKey(db, db.sql`hash in ${db.sql(hashes)}`)
 }
 
 /** The key with this id, revoked and expired ones included. */
@@ -68,9 +65,9 @@ export async function revokeKey(db: Db, input: { orgId: string; keyId: string })
 
 async function findKey(db: Db, condition: ReturnType<Db['sql']>): Promise<KeyPrincipal | null> {
   const [row] = await db.sql<KeyPrincipal[]>`
-    select id as "keyId", org_id as "orgId", team_id as "teamId", env, scopes, hash,
-           pepper_version as "pepperVersion", requests_per_minute as "requestsPerMinute",
-           expires_at as "expiresAt", revoked_at as "revokedAt"
+    select id as "keyId", org_id as "orgId", team_id as "teamId", scopes, hash,
+           requests_per_minute as "requestsPerMinute", expires_at as "expiresAt",
+           revoked_at as "revokedAt"
       from api_key where ${condition}`
   return row ?? null
 }

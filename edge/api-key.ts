@@ -6,6 +6,7 @@ const RANDOM_CHARACTERS = 30
 const CHECKSUM_CHARACTERS = 6
 const KEY_FORM = /^gp_(live|test)_[0-9A-Za-z]{36}$/
 
+/** A name for the key's owner to tell keys apart; both kinds draw and are charged alike. */
 export type KeyEnv = 'live' | 'test'
 
 /**

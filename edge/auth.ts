@@ -6,46 +6,14 @@ import type { KeyPrincipal } from '../db/keys.ts'
 import { hashApiKey, isWellFormedKey, zaiSecretOf } from './api-key.ts'
 import type { Deps, RequestState } from './deps.ts'
 import { ApiError } from './errors.ts'
+import { peppersOf } from './pepper.ts'
 import { isEqualConstantTime } from './signed-url.ts'
 
 /** What a key may do. */
 export type Scope = 'generate' | 'read' | 'webhooks'
 
-/** Remembers for seconds who a key belongs to; money asks the database again in any case. */
-export interface KeyCache {
-  get(token: string): KeyPrincipal | null | undefined
-  set(token: string, principal: KeyPrincipal | null): void
-}
-
-/** A revoked key may still read for this long. It starts no job: the reservation checks the key itself. */
-const POSITIVE_TTL_MS = 5_000
-/** Short, so that a key works at once after it was made, long enough to blunt a client that retries. */
-const NEGATIVE_TTL_MS = 2_000
 /** The shortest period that Cloudflare's rate limit binding has. */
 const SHIELD_RETRY_SECONDS = 10
-/** About 5 MB at the most. */
-const MAX_CACHED_KEYS = 10_000
-
-/** A bounded cache in memory; the oldest entry goes first. */
-export function createKeyCache(now: () => Date): KeyCache {
-  const entries = new Map<string, { principal: KeyPrincipal | null; until: number }>()
-  return {
-    get(token) {
-      const entry = entries.get(token)
-      if (!entry) return undefined
-      if (entry.until > now().getTime()) return entry.principal
-      entries.delete(token)
-      return undefined
-    },
-    set(token, principal) {
-      const oldest = entries.keys().next()
-      if (entries.size >= MAX_CACHED_KEYS && !oldest.done) entries.delete(oldest.value)
-      const ttlMs = principal ? POSITIVE_TTL_MS : NEGATIVE_TTL_MS
-      entries.set(token, { principal, until: now().getTime() + ttlMs })
-    },
-  }
-}
-
 /**
  * Finds out who calls, or answers 401 or 403. Takes `gp_...` keys, Z.ai's `id.secret` and the JWTs that its
  * clients sign with that secret. A token of no known form costs no database call and no hash.
@@ -53,16 +21,13 @@ export function createKeyCache(now: () => Date): KeyCache {
 export function authenticate(deps: Deps, scope: Scope) {
   return createMiddleware<RequestState>(async (c, next) => {
     if (deps.shield && !(await deps.shield(c.req.raw))) {
-      throw new ApiError('rate_limited', {
-        message: 'Too many requests come from this address.',
-        data: { reason: 'rate' },
-        headers: { 'retry-after': String(SHIELD_RETRY_SECONDS) },
-      })
+      throw tooMany('Too many requests come from this address.', SHIELD_RETRY_SECONDS)
     }
     const header = c.req.header('authorization')
     if (!header) throw new ApiError('key_missing')
     const token = header.replace(/^Bearer +/i, '')
-    const principal = await identify(deps, token)
+    // Without bindings, as on Workers, there is no address, and the shield stands alone.
+    const principal = await identify(deps, token, { ...c.env }.network)
     if (principal.expiresAt && principal.expiresAt <= deps.now())
       throw new ApiError('token_expired')
     if (!principal.scopes.includes(scope)) {
@@ -73,45 +38,68 @@ export function authenticate(deps: Deps, scope: Scope) {
   })
 }
 
-async function identify(deps: Deps, token: string): Promise<KeyPrincipal> {
-  const parts = token.split('.')
-  const [keyId = '', secret = ''] = parts
-  let found: KeyPrincipal | null = null
-  if (parts.length === 1 && isWellFormedKey(token)) {
-    found = await remember(deps, token, async () =>
-      findKeyByHash(deps.db, await hashApiKey(deps.pepper, token)),
-    )
-  } else if (parts.length === 2 && isId('key', keyId)) {
-    found = await verifyPair(deps, keyId, secret)
-  } else if (parts.length === 3 && token.length < MAX_JWT_LENGTH) {
-    found = await verifyJwt(deps, token)
-  }
+async function identify(
+  deps: Deps,
+  token: string,
+  network: string | undefined,
+): Promise<KeyPrincipal> {
+  // A key alone proves itself; under a key's id what is remembered proves nothing: the secret does.
+  const known = isWellFormedKey(token) ? deps.keys.get(token) : undefined
+  const found = known === undefined ? await lookUp(deps, token, network) : known
   if (!found || found.revokedAt) throw new ApiError('key_invalid')
   return found
 }
 
-/** Looks in the cache, then asks. Under a key's id what is remembered proves nothing: the secret does. */
-async function remember(
+/** Verifies a token at the cost of hashes and queries, of which each network has only so many that fail. */
+async function lookUp(
   deps: Deps,
-  name: string,
-  find: () => Promise<KeyPrincipal | null>,
+  token: string,
+  network: string | undefined,
 ): Promise<KeyPrincipal | null> {
-  const known = deps.keys.get(name)
-  if (known !== undefined) return known
-  const found = await find()
-  deps.keys.set(name, found)
+  const verify = verifierOf(deps, token)
+  if (!verify) return null
+  const waitSeconds = deps.keys.waitSeconds(token, network)
+  if (waitSeconds > 0) throw tooMany('Too many unknown keys come from this address.', waitSeconds)
+  const found = await verify()
+  deps.keys.note(token, network, found !== null)
   return found
 }
 
-function findById(deps: Deps, keyId: string): Promise<KeyPrincipal | null> {
-  return remember(deps, keyId, () => findKeyById(deps.db, keyId))
+/** How a token is verified; null for one of no known form, which costs nothing. */
+function verifierOf(deps: Deps, token: string): (() => Promise<KeyPrincipal | null>) | null {
+  if (isWellFormedKey(token)) return () => findByKey(deps, token)
+  const parts = token.split('.')
+  const [keyId = '', secret = ''] = parts
+  if (parts.length === 2 && isId('key', keyId)) return () => verifyPair(deps, keyId, secret)
+  const claims = parts.length === 3 && token.length < MAX_JWT_LENGTH ? readClaims(token) : null
+  return claims ? () => verifyJwt(deps, token, claims) : null
+}
+
+async function findByKey(deps: Deps, key: string): Promise<KeyPrincipal | null> {
+  const hashes = await Promise.all(peppersOf(deps).map((pepper) => hashApiKey(pepper, key)))
+  const found = await findKeyByHash(deps.db, hashes)
+  deps.keys.set(key, found)
+  return found
+}
+
+async function findById(deps: Deps, keyId: string): Promise<KeyPrincipal | null> {
+  const known = deps.keys.get(keyId)
+  if (known !== undefined) return known
+  const found = await findKeyById(deps.db, keyId)
+  deps.keys.set(keyId, found)
+  return found
+}
+
+/** The secrets of a key's Z.ai form: which pepper it was made under is not stored. */
+function zaiSecretsOf(deps: Deps, { hash }: KeyPrincipal): Promise<string[]> {
+  return Promise.all(peppersOf(deps).map((pepper) => zaiSecretOf(pepper, hash)))
 }
 
 async function verifyPair(deps: Deps, keyId: string, secret: string): Promise<KeyPrincipal | null> {
   const principal = await findById(deps, keyId)
   if (!principal) return null
-  const expected = await zaiSecretOf(deps.pepper, principal.hash)
-  return isEqualConstantTime(expected, secret) ? principal : null
+  const secrets = await zaiSecretsOf(deps, principal)
+  return secrets.some((expected) => isEqualConstantTime(expected, secret)) ? principal : null
 }
 
 /** Headers of the clients are under 500 characters. */
@@ -120,18 +108,12 @@ const MAX_JWT_LENGTH = 2_000
 const CLOCK_SKEW_MS = 60_000
 
 /** Z.ai's tokens carry `exp` and `timestamp` in milliseconds, so their check is our own. */
-async function verifyJwt(deps: Deps, token: string): Promise<KeyPrincipal | null> {
-  const claims = readClaims(token)
-  if (!claims) return null
+async function verifyJwt(deps: Deps, token: string, claims: Claims): Promise<KeyPrincipal | null> {
   const principal = await findById(deps, claims.keyId)
   if (!principal) return null
-  const secret = await zaiSecretOf(deps.pepper, principal.hash)
-  try {
-    await compactVerify(token, new TextEncoder().encode(secret), { algorithms: ['HS256'] })
-  } catch (error) {
-    if (error instanceof joseErrors.JOSEError) return null
-    throw error
-  }
+  const secrets = await zaiSecretsOf(deps, principal)
+  const checks = await Promise.all(secrets.map((secret) => isSignedWith(token, secret)))
+  if (!checks.includes(true)) return null
   const now = deps.now().getTime()
   if (claims.exp <= now) throw new ApiError('token_expired')
   if (claims.timestamp > now + CLOCK_SKEW_MS) {
@@ -140,7 +122,23 @@ async function verifyJwt(deps: Deps, token: string): Promise<KeyPrincipal | null
   return principal
 }
 
-function readClaims(token: string): { keyId: string; exp: number; timestamp: number } | null {
+async function isSignedWith(token: string, secret: string): Promise<boolean> {
+  try {
+    await compactVerify(token, new TextEncoder().encode(secret), { algorithms: ['HS256'] })
+    return true
+  } catch (error) {
+    if (error instanceof joseErrors.JOSEError) return false
+    throw error
+  }
+}
+
+interface Claims {
+  keyId: string
+  exp: number
+  timestamp: number
+}
+
+function readClaims(token: string): Claims | null {
   try {
     const header = decodeProtectedHeader(token)
     if (header.alg !== 'HS256' || header.sign_type !== 'SIGN') return null
@@ -154,4 +152,12 @@ function readClaims(token: string): { keyId: string; exp: number; timestamp: num
   } catch {
     return null
   }
+}
+
+function tooMany(message: string, waitSeconds: number): ApiError {
+  return new ApiError('rate_limited', {
+    message,
+    data: { reason: 'rate' },
+    headers: { 'retry-after': String(waitSeconds) },
+  })
 }

@@ -1,6 +1,7 @@
 import type { Db } from '../db/client.ts'
 import { cancelDelivery, recordAttempt } from '../db/webhook-attempts.ts'
 import type { AttemptVerdict, ClaimedDelivery } from '../db/webhook-attempts.ts'
+import type { Peppers } from './pepper.ts'
 import { checkWebhookUrl } from './webhook-address.ts'
 import { signWebhook } from './webhook-signature.ts'
 import type { WebhookSigner } from './webhook-signature.ts'
@@ -26,9 +27,8 @@ export type SendResult =
  */
 export type SendWebhook = (request: WebhookRequest) => Promise<SendResult>
 
-export interface DeliverDeps {
+export interface DeliverDeps extends Peppers {
   db: Db
-  pepper: string
   sendWebhook: SendWebhook
   /** Whether events may go to this machine itself; see `checkWebhookUrl`. */
   allowLoopbackWebhooks: boolean
@@ -142,7 +142,7 @@ async function attempt(
   const checked = checkWebhookUrl(delivery.url, { allowLoopback: deps.allowLoopbackWebhooks })
   if (!checked.ok) return 'refused'
   const body = JSON.stringify(delivery.payload)
-  const signature = await signWebhook(deps.pepper, signersOf(delivery), {
+  const signature = await signWebhook(deps, signersOf(delivery), {
     id: delivery.eventId,
     at,
     body,

@@ -1,11 +1,12 @@
 import type { Db } from '../db/client.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
-import type { KeyCache } from './auth.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { DispatchQueue } from './enqueue.ts'
+import type { KeyCache } from './key-cache.ts'
 import type { RateLimiter } from './limits.ts'
 import type { LostCalls } from './lost-calls.ts'
 import type { ObjectStore } from './objects.ts'
+import type { Peppers } from './pepper.ts'
 import type { JobWaiter } from './waiter.ts'
 import type { SendWebhook } from './deliver.ts'
 
@@ -13,10 +14,8 @@ import type { SendWebhook } from './deliver.ts'
  * What the gateway works with. On Node one for the process; on Workers one per request, with the caches
  * (keys, limits, catalogue) kept by the isolate.
  */
-export interface Deps {
+export interface Deps extends Peppers {
   readonly db: Db
-  /** The server's secret, at least 32 characters; every other secret is derived from it. */
-  readonly pepper: string
   /** Origin of result URLs, such as `https://images.example.com`. */
   readonly publicUrl: string
   readonly now: () => Date
@@ -41,5 +40,7 @@ export interface Deps {
 
 /** What Hono carries with a request. */
 export interface RequestState {
+  /** `network`: where the call comes from, as `clientNetwork` says; only where the entry knows it. */
+  Bindings: { network?: string | undefined }
   Variables: { requestId: string; principal: KeyPrincipal }
 }

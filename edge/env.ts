@@ -2,11 +2,14 @@ import { z } from '@hono/zod-openapi'
 import { LONGEST_WAIT_MS } from './waiter.ts'
 
 const flag = z.enum(['0', '1']).optional()
+const pepper = z.string().min(32, 'must have at least 32 characters')
 
 /** What both entries read from their surroundings. No secret and no address has a default. */
 const shared = {
   DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//, 'must begin with postgres://'),
-  KEY_PEPPER: z.string().min(32, 'must have at least 32 characters'),
+  KEY_PEPPER: pepper,
+  /** The pepper before the current one, while a rotation lasts: keys and URLs made under it stay good. */
+  KEY_PEPPER_PREVIOUS: pepper.optional(),
   PUBLIC_URL: z.url({ protocol: /^https?$/ }),
   SQS_QUEUE_URL: z.url(),
   SQS_ENDPOINT: z.url().optional(),
@@ -30,6 +33,15 @@ const nodeSchema = z.object({
   HOST: z.string().default('127.0.0.1'),
   OBJECT_DIR: z.string().optional(),
   WEBHOOK_ALLOW_LOOPBACK: flag,
+  /**
+   * The header in which the proxy in front of the gateway writes the caller's address, such as x-forwarded-for; its
+   * last entry counts. Only for a gateway that can be reached through that proxy alone. Without it no header is
+   * believed, and behind a proxy all callers count as one when unknown keys are refused.
+   */
+  CLIENT_ADDRESS_HEADER: z
+    .string()
+    .regex(/^[A-Za-z0-9-]+$/, 'must be the name of a header')
+    .optional(),
 })
 export type NodeEnv = z.output<typeof nodeSchema>
 

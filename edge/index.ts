@@ -6,11 +6,11 @@ import type {
 } from '@cloudflare/workers-types'
 import { closeDatabase, openDatabase } from '../db/client.ts'
 import { createApp } from './app.ts'
-import { createKeyCache } from './auth.ts'
 import { createCatalogue } from './catalogue.ts'
 import type { Deps } from './deps.ts'
 import { createSqsQueue } from './enqueue.ts'
 import { awsCredentials, parseWorkersEnv, syncWaitMs } from './env.ts'
+import { createKeyCache } from './key-cache.ts'
 import { createRateLimiter } from './limits.ts'
 import { createLostCalls } from './lost-calls.ts'
 import { createS3Objects } from './objects.ts'
@@ -58,6 +58,7 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
   const deps: Deps = {
     db,
     pepper: env.KEY_PEPPER,
+    previousPepper: env.KEY_PEPPER_PREVIOUS,
     publicUrl: env.PUBLIC_URL,
     now,
     queue,

@@ -13,6 +13,8 @@ export interface LimitVerdict {
 /** Counts requests per key in this process: a shield and a contract limit, never an account of money. */
 export interface RateLimiter {
   take(key: string, requestsPerMinute: number): LimitVerdict
+  /** Seconds until `take` would allow one more; 0: now. Counts nothing. */
+  waitSeconds(key: string, requestsPerMinute: number): number
 }
 
 /** What a key without a limit of its own may do. Reading a status every second and more fits in it. */
@@ -48,6 +50,12 @@ export function createRateLimiter(now: () => Date): RateLimiter {
         remaining: Math.floor((60_000 - (next - at)) / intervalMs),
         resetSeconds: Math.ceil((next - at) / 1000),
       }
+    },
+    waitSeconds(key, requestsPerMinute) {
+      const at = now().getTime()
+      const arrival = theoreticalArrivals.get(key) ?? at
+      const waitMs = arrival - at - (60_000 - 60_000 / requestsPerMinute)
+      return Math.max(0, Math.ceil(waitMs / 1000))
     },
   }
 }

@@ -1,4 +1,6 @@
 import { deriveSecret, hmacSha256 } from '../db/derive.ts'
+import { peppersOf } from './pepper.ts'
+import type { Peppers } from './pepper.ts'
 
 /** Result URLs live as long as those of the hosted API that clients come from. */
 export const MAX_URL_SECONDS = 30 * 86_400
@@ -28,14 +30,18 @@ export async function signOutputUrl(
 /**
  * Decides whether a request for a picture carries a good signature. Reads no database, so that a wrong
  * one costs next to nothing; compares in constant time; the expiry is looked at only once it is proved.
+ * A URL that the previous pepper signed is good too.
  */
 export async function verifyOutputUrl(
-  deps: { pepper: string; now: () => Date },
+  deps: Peppers & { now: () => Date },
   request: { path: string; exp: string; sig: string },
 ): Promise<UrlVerdict> {
   if (!/^[1-9][0-9]{0,11}$/.test(request.exp)) return { ok: false, reason: 'bad_signature' }
-  const expected = await signatureOf(deps.pepper, request.path, request.exp)
-  if (!isEqualConstantTime(expected, request.sig)) return { ok: false, reason: 'bad_signature' }
+  const signatures = await Promise.all(
+    peppersOf(deps).map((pepper) => signatureOf(pepper, request.path, request.exp)),
+  )
+  if (!signatures.some((expected) => isEqualConstantTime(expected, request.sig)))
+    return { ok: false, reason: 'bad_signature' }
   const expiresAt = new Date(Number(request.exp) * 1000)
   if (expiresAt <= deps.now()) return { ok: false, reason: 'expired' }
   return { ok: true, expiresAt }

@@ -1,4 +1,6 @@
 import { hmacSha256 } from '../db/derive.ts'
+import { peppersOf } from './pepper.ts'
+import type { Peppers } from './pepper.ts'
 
 const utf8 = new TextEncoder()
 /** DER header of a PKCS #8 document that holds a bare Ed25519 seed (RFC 8410). */
@@ -36,35 +38,43 @@ export async function webhookSecrets(
  * The three headers of one message by Standard Webhooks 1.0: every signer signs once with HMAC-SHA256
  * (`v1`) and once with Ed25519 (`v1a`); a receiver accepts the message if any signature fits.
  *
+ * @param peppers with the previous one every signer signs under it too, for receivers that know its secret
  * @param signers the current one first; during a rotation also the one before
  * @param at the moment of sending; receivers refuse messages more than five minutes away from it
  */
 export async function signWebhook(
-  pepper: string,
+  peppers: Peppers,
   signers: readonly WebhookSigner[],
   message: { id: string; at: Date; body: string },
 ): Promise<Record<'webhook-id' | 'webhook-timestamp' | 'webhook-signature', string>> {
   const timestamp = Math.floor(message.at.getTime() / 1000).toString()
   const signed = utf8.encode(`${message.id}.${timestamp}.${message.body}`)
   const signatures: string[] = []
-  for (const signer of signers) {
-    const shared = await crypto.subtle.importKey(
-      'raw',
-      await sharedKey(pepper, signer),
-      { name: 'HMAC', hash: 'SHA-256' },
-      false,
-      ['sign'],
-    )
-    const mac = await crypto.subtle.sign('HMAC', shared, signed)
-    const proof = await crypto.subtle.sign('Ed25519', await privateKey(pepper, signer), signed)
-    signatures.push(`v1,${toBase64(new Uint8Array(mac))}`)
-    signatures.push(`v1a,${toBase64(new Uint8Array(proof))}`)
+  for (const pepper of peppersOf(peppers)) {
+    for (const signer of signers) signatures.push(...(await signOnce(pepper, signer, signed)))
   }
   return {
     'webhook-id': message.id,
     'webhook-timestamp': timestamp,
     'webhook-signature': signatures.join(' '),
   }
+}
+
+async function signOnce(
+  pepper: string,
+  signer: WebhookSigner,
+  signed: Uint8Array<ArrayBuffer>,
+): Promise<[hmac: string, ed25519: string]> {
+  const shared = await crypto.subtle.importKey(
+    'raw',
+    await sharedKey(pepper, signer),
+    { name: 'HMAC', hash: 'SHA-256' },
+    false,
+    ['sign'],
+  )
+  const mac = await crypto.subtle.sign('HMAC', shared, signed)
+  const proof = await crypto.subtle.sign('Ed25519', await privateKey(pepper, signer), signed)
+  return [`v1,${toBase64(new Uint8Array(mac))}`, `v1a,${toBase64(new Uint8Array(proof))}`]
 }
 
 async function sharedKey(pepper: string, signer: WebhookSigner): Promise<Uint8Array<ArrayBuffer>> {

@@ -108,7 +108,6 @@ CREATE TABLE "api_key" (
 	"name" text NOT NULL,
 	"env" text NOT NULL,
 	"hash" text NOT NULL,
-	"pepper_version" integer NOT NULL,
 	"last4" text NOT NULL,
 	"scopes" text[] NOT NULL,
 	"requests_per_minute" integer,

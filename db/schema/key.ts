@@ -4,7 +4,8 @@ import { org, team } from './org.ts'
 
 /**
  * An API key. Only its HMAC (hex, keyed by the server's pepper) is stored, so a copy of the database
- * cannot confirm a guess. The Z.ai form `id.secret` is derived from the same hash and pepper.
+ * cannot confirm a guess. The Z.ai form `id.secret` is derived from the same hash and pepper. Which pepper
+ * that was is not stored: at a rotation both are tried, and `created_at` tells old keys from new ones.
  */
 export const apiKey = pgTable(
   'api_key',
@@ -17,9 +18,9 @@ export const apiKey = pgTable(
       .notNull()
       .references(() => team.id),
     name: text().notNull(),
+    /** Part of the key's text, for its owner's eyes: keys of both kinds draw and are charged alike. */
     env: text({ enum: ['live', 'test'] }).notNull(),
     hash: text().notNull(),
-    pepperVersion: integer('pepper_version').notNull(),
     last4: text().notNull(),
     scopes: text().array().notNull(),
     /** Requests per minute that this key may make; null = the gateway's default. */

@@ -1,12 +1,14 @@
 import { serve } from '@hono/node-server'
+import type { Http2Bindings, HttpBindings } from '@hono/node-server'
 import { closeDatabase, openDatabase } from '../../db/client.ts'
 import { createApp } from '../app.ts'
-import { createKeyCache } from '../auth.ts'
 import { createCatalogue } from '../catalogue.ts'
+import { clientNetwork } from '../client-address.ts'
 import type { Deps } from '../deps.ts'
 import { createSqsQueue } from '../enqueue.ts'
 import { awsCredentials, syncWaitMs } from '../env.ts'
 import type { NodeEnv } from '../env.ts'
+import { createKeyCache } from '../key-cache.ts'
 import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
 import { createS3Objects } from '../objects.ts'
@@ -52,7 +54,8 @@ export async function startGateway(
     ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
     ...awsCredentials(env),
   })
-  const base = { db, pepper: env.KEY_PEPPER, now, sendWebhook: sender.send, allowLoopbackWebhooks }
+  const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
+  const base = { db, ...peppers, now, sendWebhook: sender.send, allowLoopbackWebhooks }
   const sweep = startSweepLoop({ ...base, queue }, (part, error) =>
     log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
   )
@@ -75,7 +78,11 @@ export async function startGateway(
     log,
   }
   const app = createApp(deps)
-  const server = await listen((request) => app.fetch(request), env)
+  const header = env.CLIENT_ADDRESS_HEADER
+  const server = await listen((request, { incoming }) => {
+    const forwarded = header === undefined ? null : request.headers.get(header)
+    return app.fetch(request, { network: clientNetwork(incoming.socket.remoteAddress, forwarded) })
+  }, env)
   let stopped: Promise<void> | null = null
   const stop = async () => {
     // Calls that wait for a picture get its task id now, and not a cut connection.
@@ -100,7 +107,10 @@ function createObjects(env: NodeEnv): ObjectStore {
 }
 
 function listen(
-  fetch: (request: Request) => Response | Promise<Response>,
+  fetch: (
+    request: Request,
+    connection: Http2Bindings | HttpBindings,
+  ) => Response | Promise<Response>,
   env: NodeEnv,
 ): Promise<{ url: string; close(): Promise<void> }> {
   return new Promise((resolve, reject) => {

@@ -2,6 +2,7 @@ import { deriveSecret } from '../../db/derive.ts'
 import type { Deps } from '../deps.ts'
 import { ApiError } from '../errors.ts'
 import { createRouter } from '../openapi.ts'
+import { peppersOf } from '../pepper.ts'
 import { isEqualConstantTime } from '../signed-url.ts'
 
 /**
@@ -12,10 +13,13 @@ import { isEqualConstantTime } from '../signed-url.ts'
 export function internalPoke(deps: Deps) {
   const router = createRouter()
   router.post('/internal/poke', async (c) => {
-    const expected = `Bearer ${await deriveSecret(deps.pepper, 'internal')}`
     const given = c.req.header('authorization')
     if (given === undefined) throw new ApiError('key_missing')
-    if (!isEqualConstantTime(expected, given)) throw new ApiError('key_invalid')
+    const secrets = await Promise.all(
+      peppersOf(deps).map((pepper) => deriveSecret(pepper, 'internal')),
+    )
+    if (!secrets.some((secret) => isEqualConstantTime(`Bearer ${secret}`, given)))
+      throw new ApiError('key_invalid')
     deps.pokeSweep()
     return c.body(null, 202)
   })

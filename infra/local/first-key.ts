@@ -31,7 +31,6 @@ export async function createLocalKey(db: Db, pepper: string): Promise<string> {
     name: 'npm start',
     env: 'live',
     hash,
-    pepperVersion: 1,
     last4,
     scopes: ['generate', 'read', 'webhooks'],
   })

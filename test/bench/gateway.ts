@@ -99,7 +99,7 @@ async function prepare(): Promise<Variant[]> {
     const { key, hash, last4 } = await createApiKey(TEST_PEPPER, 'test')
     const scopes = ['generate', 'read']
     const common = { keyId: createId('key'), orgId, teamId, name: 'b', env: 'test' as const }
-    await insertKey(db, { ...common, hash, last4, pepperVersion: 1, scopes, requestsPerMinute })
+    await insertKey(db, { ...common, hash, last4, scopes, requestsPerMinute })
     return key
   }
   const fast = await addKey(100_000_000)

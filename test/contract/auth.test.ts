@@ -3,7 +3,9 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Db } from '../../db/client.ts'
 import { createId } from '../../db/ids.ts'
 import { revokeKey } from '../../db/keys.ts'
-import { createApiKey } from '../../edge/api-key.ts'
+import { deriveSecret } from '../../db/derive.ts'
+import { createApiKey, zaiSecretOf } from '../../edge/api-key.ts'
+import { createKeyCache } from '../../edge/key-cache.ts'
 import { createTestApp } from '../support/app.ts'
 import type { TestApp } from '../support/app.ts'
 import { createTestDatabase } from '../support/database.ts'
@@ -42,9 +44,10 @@ function countUses(db: Db): Db {
 }
 
 /** The status and error type of a read with this token; a good one reads the balance. */
-async function tryToken(token: string, headers: Record<string, string> = {}) {
+async function tryToken(token: string, headers: Record<string, string> = {}, network?: string) {
   const response = await app.call('GET', '/v1/balance', {
     headers: { authorization: `Bearer ${token}`, ...headers },
+    ...(network === undefined ? {} : { network }),
   })
   const body = (await response.json()) as { error?: { type: string; code: string } }
   return response.status === 200 ? 'ok' : `${response.status} ${body.error?.type}`
@@ -136,13 +139,16 @@ describe('a key', () => {
     ['read', 'GET', '/v1/jobs', 200],
     ['read', 'POST', '/v1/jobs', 403],
     ['read', 'GET', '/v1/webhook-endpoints', 403],
+    ['read', 'POST', '/v1/jobs/x/sign', 404],
+    ['generate', 'POST', '/v1/jobs/x/sign', 403],
     ['generate', 'POST', '/v1/jobs', 201],
     ['generate', 'GET', '/v1/jobs', 403],
     ['webhooks', 'GET', '/v1/webhook-endpoints', 200],
     ['webhooks', 'POST', '/v1/jobs', 403],
   ])('with the scope %s: %s %s answers %i', async (scope, method, path, status) => {
     const { apiKey } = await createTenant(database.db, { scopes: [scope] })
-    const body = method === 'POST' ? { body: { prompt: 'A sign' } } : {}
+    const sent = path.endsWith('/sign') ? { expires_in_seconds: 60 } : { prompt: 'A sign' }
+    const body = method === 'POST' ? { body: sent } : {}
     expect((await app.call(method, path, { apiKey, ...body })).status).toBe(status)
   })
 })
@@ -202,5 +208,101 @@ describe("Z.ai's key", () => {
     const [header, , signature] = (await signToken()).split('.')
     const [, foreign] = (await signToken({ claims: { api_key: other.keyId } })).split('.')
     expect(await tryToken(`${header}.${foreign}.${signature}`)).toBe('401 key_invalid')
+  })
+})
+
+describe('a flood of well-formed keys that nobody has', () => {
+  const NETWORK = '192.0.2.1'
+  const from = (token: string, network = NETWORK) => tryToken(token, {}, network)
+
+  /** Tries new keys until one is refused unseen. @returns how many were looked up */
+  async function flood(makeToken: () => Promise<string>): Promise<number> {
+    for (let count = 0; count < 500; count++) {
+      const answer = await from(await makeToken())
+      if (answer === '429 rate_limited') return count
+      expect(answer).toBe('401 key_invalid')
+    }
+    throw new Error('the flood met no bound')
+  }
+  const unknownKey = async () => (await createApiKey(TEST_PEPPER, 'live')).key
+
+  test.each<[string, () => Promise<string>]>([
+    ['keys', unknownKey],
+    ['pairs', async () => `${createId('key')}.${'0'.repeat(64)}`],
+    ['secrets of one key', async () => `${tenant.keyId}.${crypto.randomUUID()}`],
+    ['tokens', () => signToken({ secret: crypto.randomUUID() })],
+  ])('(%s) is refused before a hash or a query, and told when to come back', async (_, make) => {
+    expect(await flood(make)).toBe(120)
+    queries = 0
+    for (let count = 0; count < 50; count++) expect(await from(await make())).toContain('429')
+    expect(queries).toBe(0)
+    const token = await make()
+    const response = await app.call('GET', '/v1/balance', { apiKey: token, network: NETWORK })
+    const waitSeconds = Number(response.headers.get('retry-after'))
+    expect(waitSeconds).toBeGreaterThan(0)
+    at += waitSeconds * 1000
+    expect(await from(await make())).toBe('401 key_invalid')
+  })
+
+  test('shuts out no key that has opened before, in either form, nor a caller from elsewhere', async () => {
+    const other = await createTenant(database.db)
+    for (const key of [tenant.apiKey, tenant.zaiKey]) expect(await from(key)).toBe('ok')
+    await flood(unknownKey)
+    // No longer remembered, so that it has to be looked up again.
+    at += 5_001
+    await flood(unknownKey)
+    for (const key of [tenant.apiKey, tenant.zaiKey]) expect(await from(key)).toBe('ok')
+    expect(await from(other.apiKey)).toBe('429 rate_limited')
+    expect(await from(other.apiKey, '192.0.2.2')).toBe('ok')
+  })
+
+  test('drives no good key out of memory', () => {
+    const unknown = createKeyCache(() => new Date(at))
+    unknown.set('good', {
+      keyId: 'key_1',
+      orgId: 'org_1',
+      teamId: 'team_1',
+      scopes: [],
+      hash: '',
+      requestsPerMinute: null,
+      expiresAt: null,
+      revokedAt: null,
+    })
+    for (let count = 0; count < 20_000; count++) unknown.set(`bad ${count}`, null)
+    expect(unknown.get('good')).toMatchObject({ keyId: 'key_1' })
+    expect([unknown.get('bad 0'), unknown.get('bad 19999')]).toEqual([undefined, null])
+  })
+})
+
+describe('while the pepper is rotated', () => {
+  const NEXT = 'next-pepper-next-pepper-next-pepper-0000'
+  const rotate = (previousPepper?: string) => {
+    app = createTestApp(database.db, {
+      objects: OBJECTS,
+      now: () => new Date(at),
+      pepper: NEXT,
+      previousPepper,
+    })
+  }
+
+  test('keys of the old one open in every form, for as long as it is given', async () => {
+    const jwt = await signToken()
+    const tokens = [tenant.apiKey, tenant.zaiKey, jwt]
+    rotate(TEST_PEPPER)
+    for (const token of tokens) expect(await tryToken(token)).toBe('ok')
+    rotate()
+    for (const token of tokens) expect(await tryToken(token)).toBe('401 key_invalid')
+  })
+
+  test('keys of the new one open too, and the worker`s poke is taken under both', async () => {
+    rotate(TEST_PEPPER)
+    const { key, hash } = await createApiKey(NEXT, 'live')
+    await database.db.sql`update api_key set hash = ${hash} where id = ${tenant.keyId}`
+    expect(await tryToken(key)).toBe('ok')
+    expect(await tryToken(`${tenant.keyId}.${await zaiSecretOf(NEXT, hash)}`)).toBe('ok')
+    for (const pepper of [NEXT, TEST_PEPPER]) {
+      const apiKey = await deriveSecret(pepper, 'internal')
+      expect((await app.call('POST', '/internal/poke', { apiKey })).status).toBe(202)
+    }
   })
 })

@@ -1,9 +1,11 @@
 import { connect, createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { createApiKey } from '../../edge/api-key.ts'
 import { checkBooks } from '../support/books.ts'
 import { startTestGateway } from '../support/gateway.ts'
 import type { TestGateway } from '../support/gateway.ts'
+import { TEST_PEPPER } from '../support/pepper.ts'
 import { createTenant } from '../support/tenant.ts'
 import type { Tenant } from '../support/tenant.ts'
 
@@ -102,5 +104,41 @@ describe('a gateway whose queue is down', () => {
     await expect.poll(() => gateway.finisher.rung, { timeout: 10_000 }).toEqual([created.body.id])
     await gateway.close()
     relay.close()
+  })
+})
+
+describe('unknown keys', () => {
+  /** Tries unknown keys until one is refused unseen; `addressOf` gives the header of each. */
+  async function flood(gateway: TestGateway, addressOf?: (count: number) => string) {
+    for (let count = 0; count < 300; count++) {
+      const { key } = await createApiKey(TEST_PEPPER, 'live')
+      const headers = addressOf ? { 'x-forwarded-for': addressOf(count) } : {}
+      const { status } = await gateway.call('GET', '/v1/balance', { key, headers })
+      if (status === 429) return count
+    }
+    return null
+  }
+
+  test('are bounded for each address of a connection; no header changes it', async () => {
+    const gateway = await startTestGateway()
+    const tenant = await createTenant(gateway.database.db)
+    const late = await createTenant(gateway.database.db)
+    const read = (key: string) => gateway.call('GET', '/v1/balance', { key })
+    expect((await read(tenant.apiKey)).status).toBe(200)
+    expect(await flood(gateway, (count) => `192.0.2.${count}`)).toBeGreaterThanOrEqual(120)
+    expect((await read(tenant.apiKey)).status).toBe(200)
+    const refused = await read(late.apiKey)
+    expect([refused.status, refused.body.error.type]).toEqual([429, 'rate_limited'])
+    await gateway.close()
+  })
+
+  test('behind a proxy that is named are bounded for each address that it wrote', async () => {
+    const gateway = await startTestGateway({ env: { CLIENT_ADDRESS_HEADER: 'X-Forwarded-For' } })
+    const { apiKey: key } = await createTenant(gateway.database.db)
+    const made = (count: number) => `192.0.2.${count}, 198.51.100.1`
+    expect(await flood(gateway, made)).toBeGreaterThanOrEqual(120)
+    const headers = { 'x-forwarded-for': '198.51.100.2' }
+    expect((await gateway.call('GET', '/v1/balance', { key, headers })).status).toBe(200)
+    await gateway.close()
   })
 })

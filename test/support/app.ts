@@ -1,7 +1,7 @@
 import { createApp } from '../../edge/app.ts'
-import { createKeyCache } from '../../edge/auth.ts'
 import { createCatalogue } from '../../edge/catalogue.ts'
 import type { Deps } from '../../edge/deps.ts'
+import { createKeyCache } from '../../edge/key-cache.ts'
 import { createLostCalls } from '../../edge/lost-calls.ts'
 import { createRateLimiter } from '../../edge/limits.ts'
 import type { Db } from '../../db/client.ts'
@@ -21,6 +21,8 @@ export interface CallOptions {
   apiKey?: string
   body?: unknown
   headers?: Record<string, string>
+  /** Where the call comes from, as the entry on Node would say. */
+  network?: string
 }
 
 /** The gateway's app on a database, with the parts that a test replaces. */
@@ -57,7 +59,7 @@ export function createTestApp(db: Db, changes: Partial<Deps> & Pick<Deps, 'objec
     logged,
     pokes: () => pokes,
     async call(method, url, options = {}) {
-      return app.request(url, {
+      const init = {
         method,
         headers: {
           ...(options.apiKey === undefined ? {} : { authorization: `Bearer ${options.apiKey}` }),
@@ -65,7 +67,8 @@ export function createTestApp(db: Db, changes: Partial<Deps> & Pick<Deps, 'objec
           ...options.headers,
         },
         ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
-      })
+      }
+      return app.request(url, init, { network: options.network })
     },
   }
 }

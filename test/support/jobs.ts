@@ -54,7 +54,6 @@ export async function createBareKey(
     name: 'test',
     env: 'test',
     hash: createHash('sha256').update(keyId).digest('hex'),
-    pepperVersion: 1,
     last4: 'abcd',
     scopes: ['generate', 'read', 'webhooks'],
     ...limits.key,

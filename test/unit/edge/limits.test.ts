@@ -81,3 +81,18 @@ describe('the rate limiter', () => {
     expect(limiter.take('key_24999', 1).allowed).toBe(false)
   })
 })
+
+describe('a look at the rate limiter', () => {
+  test('says when the next request is allowed and counts nothing', () => {
+    const clock = startClock()
+    const limiter = createRateLimiter(clock.now)
+    for (let count = 0; count < 60; count++) {
+      expect(limiter.waitSeconds('key_a', 60)).toBe(0)
+      limiter.take('key_a', 60)
+    }
+    for (let count = 0; count < 5; count++) expect(limiter.waitSeconds('key_a', 60)).toBe(1)
+    clock.advance(1_000)
+    expect(limiter.waitSeconds('key_a', 60)).toBe(0)
+    expect(limiter.take('key_a', 60).allowed).toBe(true)
+  })
+})

@@ -57,6 +57,18 @@ describe('signed URLs', () => {
     ).toEqual({ ok: false, reason: 'bad_signature' })
   })
 
+  test('a URL of the pepper before is good while that one is given, and until its own expiry', async () => {
+    const { url: _url, ...request } = await signed()
+    const pepper = 'n'.repeat(32)
+    const rotated = { ...before, pepper, previousPepper: TEST_PEPPER }
+    expect(await verifyOutputUrl(rotated, request)).toMatchObject({ ok: true })
+    expect(await verifyOutputUrl({ ...rotated, now: after.now }, request)).toEqual({
+      ok: false,
+      reason: 'expired',
+    })
+    expect(await verifyOutputUrl({ ...before, pepper }, request)).toMatchObject({ ok: false })
+  })
+
   test('the comparison tells equal from prefix, extension and empty', () => {
     expect(isEqualConstantTime('abc', 'abc')).toBe(true)
     for (const given of ['abd', 'ab', 'abcabc', 'abca', ''])

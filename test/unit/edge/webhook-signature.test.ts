@@ -21,7 +21,7 @@ async function verifyWithPublicKey(publicKey: string, text: string, header: stri
 describe('signWebhook', () => {
   test('the reference library accepts the message under the shown secret', async () => {
     const { secret } = await webhookSecrets(TEST_PEPPER, ENDPOINT)
-    const headers = await signWebhook(TEST_PEPPER, [ENDPOINT], {
+    const headers = await signWebhook({ pepper: TEST_PEPPER }, [ENDPOINT], {
       id: 'evt_1',
       at: new Date(),
       body: BODY,
@@ -34,7 +34,11 @@ describe('signWebhook', () => {
     const { publicKey } = await webhookSecrets(TEST_PEPPER, ENDPOINT)
     expect(publicKey).toMatch(/^whpk_[A-Za-z0-9+/]{43}=$/)
     const at = new Date(1_800_000_000_000)
-    const headers = await signWebhook(TEST_PEPPER, [ENDPOINT], { id: 'evt_1', at, body: BODY })
+    const headers = await signWebhook({ pepper: TEST_PEPPER }, [ENDPOINT], {
+      id: 'evt_1',
+      at,
+      body: BODY,
+    })
     const text = `evt_1.1800000000.${BODY}`
     expect(await verifyWithPublicKey(publicKey, text, headers['webhook-signature'])).toBe(true)
     expect(await verifyWithPublicKey(publicKey, `${text} `, headers['webhook-signature'])).toBe(
@@ -44,13 +48,26 @@ describe('signWebhook', () => {
 
   test('during a rotation both the old and the new secret verify', async () => {
     const next = { id: ENDPOINT.id, version: 2 }
-    const headers = await signWebhook(TEST_PEPPER, [next, ENDPOINT], {
+    const headers = await signWebhook({ pepper: TEST_PEPPER }, [next, ENDPOINT], {
       id: 'evt_1',
       at: new Date(),
       body: BODY,
     })
     for (const signer of [next, ENDPOINT]) {
       const { secret } = await webhookSecrets(TEST_PEPPER, signer)
+      expect(new Webhook(secret).verify(BODY, headers)).toBeTruthy()
+    }
+  })
+
+  test('while the pepper is rotated the secrets of both peppers verify', async () => {
+    const peppers = { pepper: 'n'.repeat(32), previousPepper: TEST_PEPPER }
+    const headers = await signWebhook(peppers, [ENDPOINT], {
+      id: 'evt_1',
+      at: new Date(),
+      body: BODY,
+    })
+    for (const pepper of [peppers.pepper, TEST_PEPPER]) {
+      const { secret } = await webhookSecrets(pepper, ENDPOINT)
       expect(new Webhook(secret).verify(BODY, headers)).toBeTruthy()
     }
   })
