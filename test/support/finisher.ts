@@ -26,31 +26,17 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
     credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
   })
   let isStopping = false
+  const underWay = new Map<string, Promise<void>>()
   const finisher: Finisher = {
     mode: 'draw',
     rung: [],
-    finish: async (jobId, mode = 'draw') => {
-      const claim = await claimJob(db, {
-        jobId,
-        workerId: 'finisher',
-        leaseSeconds: 60,
-        maxFailedAttempts: 3,
-      })
-      if (claim.outcome !== 'claimed') return
-      const { attempt } = claim.job
-      if (mode === 'fail') {
-        const errorCode = 'worker_failed'
-        await settleJob(db, {
-          jobId,
-          attempt,
-          outcome: 'failed',
-          errorCode,
-          errorMessage: 'No luck.',
-        })
-        return
-      }
-      for (let idx = 0; idx < claim.job.n; idx++) await draw(db, store, claim.job, attempt, idx)
-      await settleJob(db, { jobId, attempt, outcome: 'succeeded' })
+    finish(jobId, mode = 'draw') {
+      // Its message may have come first; then that one's end is this one's.
+      const known = underWay.get(jobId)
+      if (known) return known
+      const ending = end(jobId, mode).finally(() => underWay.delete(jobId))
+      underWay.set(jobId, ending)
+      return ending
     },
     async stop() {
       isStopping = true
@@ -58,6 +44,29 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
       await loop
       client.destroy()
     },
+  }
+  async function end(jobId: string, mode: 'draw' | 'fail'): Promise<void> {
+    const claim = await claimJob(db, {
+      jobId,
+      workerId: 'finisher',
+      leaseSeconds: 60,
+      maxFailedAttempts: 3,
+    })
+    if (claim.outcome !== 'claimed') return
+    const { attempt } = claim.job
+    if (mode === 'fail') {
+      const errorCode = 'worker_failed'
+      await settleJob(db, {
+        jobId,
+        attempt,
+        outcome: 'failed',
+        errorCode,
+        errorMessage: 'No luck.',
+      })
+      return
+    }
+    for (let idx = 0; idx < claim.job.n; idx++) await draw(db, store, claim.job, attempt, idx)
+    await settleJob(db, { jobId, attempt, outcome: 'succeeded' })
   }
   async function poll(): Promise<void> {
     while (!isStopping) {
