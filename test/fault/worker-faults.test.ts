@@ -221,6 +221,20 @@ describe('a database that goes away', () => {
     await floor.expectDelivered(jobId, 1)
   })
 
+  test('without a word, its connections open, is asked again over new ones before the lease is over', async () => {
+    const jobId = await floor.newJob()
+    const worker = await floor.startInside({ isWired: true, times: FAST })
+    const trap = floor.wire.trap({ when: 'before', sql: RECORD })
+    await floor.queue.send(jobId)
+    await trap.reached
+    floor.wire.silence()
+    trap.release()
+    await floor.untilState(jobId, 'succeeded', worker)
+    expect(worker.output()).toContain('has not answered for')
+    expect(await floor.jobRow(jobId)).toMatchObject({ attempt: 1, failures: 0 })
+    await floor.expectDelivered(jobId, 1)
+  })
+
   test('for longer than the lease while a worker draws costs no try', async () => {
     const engine = await floor.sharedEngine()
     const worker = await floor.startInside({
