@@ -55,18 +55,11 @@ export async function startEngine(
   let child = await startChild(model, times, signal)
   let running: Promise<unknown> | null = null
 
-  // The request has nothing to do with this failure, whose own code could as well be that of a picture.
-  const restart = (end: AbortSignal) =>
-    startChild(model, times, end).catch((cause: unknown) => {
-      if (end.aborted) throw cause
-      const text = cause instanceof Error ? cause.message : String(cause)
-      throw new EngineError('engine_start_failed', `no new engine process: ${text}`, { cause })
-    })
   const makePicture = async (request: ImageRequest, hooks: GenerateHooks) => {
     try {
       if (!child.isAlive()) {
         const ends = hooks.signal ? [closing.signal, hooks.signal] : [closing.signal]
-        child = await restart(AbortSignal.any(ends))
+        child = await restartChild(model, times, AbortSignal.any(ends))
       }
       closing.signal.throwIfAborted()
       return await child.generate(request, hooks)
@@ -101,5 +94,18 @@ export async function startEngine(
       await running
       await child.close()
     },
+  }
+}
+
+/** Another process in place of a dead one. The request has nothing to do with it when that cannot be had. */
+async function restartChild(
+  ...start: Parameters<typeof startChild>
+): ReturnType<typeof startChild> {
+  try {
+    return await startChild(...start)
+  } catch (cause) {
+    if (start[2]?.aborted) throw cause
+    const text = cause instanceof Error ? cause.message : String(cause)
+    throw new EngineError('engine_start_failed', `no new engine process: ${text}`, { cause })
   }
 }
