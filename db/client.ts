@@ -13,6 +13,8 @@ export interface Db {
 
 /** Opening a TCP connection to a database in the same region takes milliseconds; more means it is down. */
 const CONNECT_TIMEOUT_SECONDS = 10
+/** The driver's own pause between tries to connect grows to 20 s, in which a database that is back goes unused. */
+const MAX_RECONNECT_PAUSE_SECONDS = 1
 /** Idle connections are given back so that a quiet process does not hold the server's slots. */
 const IDLE_TIMEOUT_SECONDS = 60
 /** No statement of ours is meant to run longer; the server ends it and frees its locks. */
@@ -45,6 +47,7 @@ export function openDatabase(
     const pool: Db['sql'] = postgres(url, {
       max: options.maxConnections ?? 10,
       connect_timeout: CONNECT_TIMEOUT_SECONDS,
+      backoff: (tries) => Math.min(2 ** tries / 100, MAX_RECONNECT_PAUSE_SECONDS),
       idle_timeout: IDLE_TIMEOUT_SECONDS,
       types: { bigint: postgres.BigInt },
       connection: {

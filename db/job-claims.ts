@@ -1,4 +1,4 @@
-import { eq } from 'drizzle-orm'
+import { and, eq } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { listOutputs } from './jobs.ts'
 import type { JobRow, OutputRow } from './jobs.ts'
@@ -8,13 +8,14 @@ export type ClaimResult =
   | { outcome: 'claimed'; job: JobRow; outputs: OutputRow[] }
   /** Finished or unknown: the message is of no use any more. */
   | { outcome: 'gone' }
-  /** Another worker is alive on it. */
-  | { outcome: 'busy'; leaseUntil: Date }
-  /** It failed too often; somebody has to settle it as failed. */
-  | { outcome: 'exhausted' }
+  /** Another worker is alive on it, by its lease for so long from now. */
+  | { outcome: 'busy'; leftSeconds: number }
+  /** Nobody works on it and nobody should: somebody has to settle it as canceled, expired or failed. */
+  | { outcome: 'canceled' | 'overdue' | 'exhausted' }
 
 /**
- * Takes a job for this worker under a new attempt number, the fence of every later write.
+ * Takes a job for this worker under a new attempt number, the fence of every later write. One statement decides
+ * under the lock of the job's row and by the database's clock, so that no answer is made of two moments.
  *
  * A lease that ran out while the job was running is a crash of its worker and counts as a failed attempt.
  */
@@ -22,29 +23,47 @@ export async function claimJob(
   db: Db,
   input: { jobId: string; workerId: string; leaseSeconds: number; maxFailedAttempts: number },
 ): Promise<ClaimResult> {
-  const [claimed] = await db.sql<{ id: string }[]>`
-    update job set
-      state = 'running', attempt = attempt + 1, worker_id = ${input.workerId},
-      failed_attempts = failed_attempts + case state when 'running' then 1 else 0 end,
-      lease_until = now() + make_interval(secs => ${input.leaseSeconds}),
-      started_at = coalesce(started_at, now()), progress = null
-    where id = ${input.jobId}
-      and (state in ('accepted', 'queued') or (state = 'running' and lease_until <= now()))
-      and failed_attempts + case state when 'running' then 1 else 0 end < ${input.maxFailedAttempts}
-    returning id`
-  const [row] = await db.orm.select().from(job).where(eq(job.id, input.jobId))
-  if (claimed && row) {
-    return { outcome: 'claimed', job: row, outputs: await listOutputs(db, input.jobId) }
-  }
-  if (!row || !['accepted', 'queued', 'running'].includes(row.state)) return { outcome: 'gone' }
-  if (row.state === 'running' && row.leaseUntil && row.leaseUntil > new Date()) {
-    return { outcome: 'busy', leaseUntil: row.leaseUntil }
-  }
-  return { outcome: 'exhausted' }
+  const [decided] = await db.sql<
+    { outcome: ClaimResult['outcome']; left: number | null; attempt: number | null }[]
+  >`
+    with found as (
+      select id, state, lease_until, cancel_requested_at, deadline_at,
+             failed_attempts + case state when 'running' then 1 else 0 end as failures
+        from job where id = ${input.jobId} for update
+    ), decided as (
+      select id, failures, extract(epoch from lease_until - now())::float8 as left,
+             case when state not in ('accepted', 'queued', 'running') then 'gone'
+                  when state = 'running' and lease_until > now() then 'busy'
+                  when cancel_requested_at is not null then 'canceled'
+                  when deadline_at <= now() then 'overdue'
+                  when failures >= ${input.maxFailedAttempts}::int then 'exhausted'
+                  else 'claimed' end as outcome
+        from found
+    ), taken as (
+      update job set state = 'running', attempt = job.attempt + 1, worker_id = ${input.workerId},
+             failed_attempts = decided.failures,
+             lease_until = now() + make_interval(secs => ${input.leaseSeconds}),
+             started_at = coalesce(job.started_at, now()), progress = null
+        from decided where job.id = decided.id and decided.outcome = 'claimed'
+      returning job.attempt
+    )
+    select decided.outcome, decided.left, taken.attempt from decided left join taken on true`
+  if (!decided) return { outcome: 'gone' }
+  const { outcome, left, attempt } = decided
+  if (outcome === 'busy') return { outcome, leftSeconds: left ?? 0 }
+  if (outcome !== 'claimed') return { outcome }
+  const [row] = await db.orm
+    .select()
+    .from(job)
+    .where(and(eq(job.id, input.jobId), eq(job.attempt, attempt ?? 0)))
+  // This call stood still for a whole lease, and another worker has it.
+  if (!row) return { outcome: 'busy', leftSeconds: 0 }
+  return { outcome, job: row, outputs: await listOutputs(db, input.jobId) }
 }
 
 /**
- * Says that the worker lives: extends the lease and stores progress.
+ * Says that the worker lives: extends the lease and stores progress. Says what it has to hear by the database's
+ * clock: that the caller wants no more of it, or that the job is past its deadline.
  *
  * @returns `owned: false` when the job has another attempt or is not running; nothing was written then
  */
@@ -56,20 +75,26 @@ export async function beatJob(
     leaseSeconds: number
     progress?: Record<string, unknown>
   },
-): Promise<{ owned: boolean; cancelRequested: boolean }> {
+): Promise<{ owned: boolean; cancelRequested: boolean; overdue: boolean }> {
   const progress = input.progress === undefined ? null : JSON.stringify(input.progress)
-  const [row] = await db.sql<{ canceled: boolean }[]>`
+  const [row] = await db.sql<{ canceled: boolean; overdue: boolean }[]>`
     update job set lease_until = now() + make_interval(secs => ${input.leaseSeconds}),
                    progress = coalesce(${progress}::text::jsonb, progress)
      where id = ${input.jobId} and attempt = ${input.attempt} and state = 'running'
-    returning cancel_requested_at is not null as canceled`
-  return { owned: row !== undefined, cancelRequested: row?.canceled ?? false }
+    returning cancel_requested_at is not null as canceled, deadline_at <= now() as overdue`
+  return {
+    owned: row !== undefined,
+    cancelRequested: row?.canceled ?? false,
+    overdue: row?.overdue ?? false,
+  }
 }
 
 /**
  * Notes one stored image. Safe to repeat; an image of this index from an earlier attempt stays as it is.
  *
- * @returns false, and nothing written, when the job is no longer this attempt's
+ * @returns `owned: false`, and nothing written now or by any later repeat, when the job is no longer this
+ *   attempt's; `kept: false` when the object is not the one that the job has at this index, so that nothing will
+ *   ever name it
  * @throws RangeError on an index that the job does not have (bug): it would be charged beyond the hold
  */
 export async function recordOutput(
@@ -79,10 +104,10 @@ export async function recordOutput(
     attempt: number
     output: Omit<OutputRow, 'jobId' | 'storedAt' | 'deletedAt'>
   },
-): Promise<boolean> {
+): Promise<{ owned: boolean; kept: boolean }> {
   const { output } = input
   // The row lock on the job keeps a newer claim from coming between the look at the fence and the insert.
-  const [mine] = await db.sql<{ n: number }[]>`
+  const [mine] = await db.sql<{ n: number; key: string | null }[]>`
     with mine as (
       select id, n from job
        where id = ${input.jobId} and attempt = ${input.attempt} and state = 'running' for update
@@ -91,13 +116,19 @@ export async function recordOutput(
       select id, ${output.idx}::int, ${output.objectKey}, ${output.sha256}, ${output.sizeBytes}::int,
              ${output.contentType}, ${output.width}::int, ${output.height}::int, ${output.seed}::bigint
         from mine where ${output.idx}::int between 0 and n - 1
-      on conflict (job_id, idx) do nothing
+      -- Changes nothing, and returns the row that is there, also one that this statement's snapshot does not show.
+      on conflict (job_id, idx) do update set idx = job_output.idx
+      returning object_key
     )
-    select n from mine`
-  if (mine && (output.idx < 0 || output.idx >= mine.n)) {
+    select n, object_key as key from mine left join stored on true`
+  if (mine && mine.key === null) {
     throw new RangeError(`job ${input.jobId} has ${mine.n} images, there is none at ${output.idx}`)
   }
-  return mine !== undefined
+  if (mine) return { owned: true, kept: mine.key === output.objectKey }
+  // An earlier execution of this call, whose answer was lost, may have been in time.
+  const known = await db.sql`
+    select 1 from job_output where job_id = ${input.jobId} and object_key = ${output.objectKey}`
+  return { owned: false, kept: known.length > 0 }
 }
 
 /**

@@ -1,4 +1,4 @@
-import { and, desc, eq, inArray, isNull, lt } from 'drizzle-orm'
+import { and, desc, eq, inArray, lt, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { withTransaction } from './client.ts'
 import type { JobState } from './job-state.ts'
@@ -119,15 +119,15 @@ export async function findOutput(
 }
 
 export type DeleteResult =
-  | { ok: true; /** Objects that no other live image shares. */ objectKeys: string[] }
+  | { ok: true; /** How many images the job had. */ images: number }
   | { ok: false; reason: 'not_found' | 'not_finished' }
 
 /**
  * Forgets what a finished job was about: prompt, caller's fields, webhook URL, images; in the webhook log
  * too. Usage and ledger stay.
  *
- * The caller then removes the objects; a crash in between is mended by repeating the call, which returns
- * the same keys again.
+ * The caller then removes the job's objects; a crash in between is mended by repeating the call, which keeps the
+ * moment of the first.
  */
 export async function markJobDeleted(
   db: Db,
@@ -141,21 +141,21 @@ export async function markJobDeleted(
       .for('update')
     if (!row) return { ok: false, reason: 'not_found' }
     if (!isTerminal(row.state)) return { ok: false, reason: 'not_finished' }
-    const now = new Date()
-    await tx.orm
+    const outputs = await tx.orm
       .update(jobOutput)
-      .set({ deletedAt: now })
-      .where(and(eq(jobOutput.jobId, input.jobId), isNull(jobOutput.deletedAt)))
+      .set({ deletedAt: sql`coalesce(${jobOutput.deletedAt}, now())` })
+      .where(eq(jobOutput.jobId, input.jobId))
+      .returning({ idx: jobOutput.idx })
     await tx.orm
       .update(job)
-      .set({ prompt: null, callerFields: {}, webhookUrl: null, deletedAt: now })
+      .set({
+        prompt: null,
+        callerFields: {},
+        webhookUrl: null,
+        deletedAt: sql`coalesce(${job.deletedAt}, now())`,
+      })
       .where(eq(job.id, input.jobId))
     await forgetJobInWebhooks(tx, input.jobId)
-    const keys = await tx.sql<{ object_key: string }[]>`
-      select distinct o.object_key from job_output o
-       where o.job_id = ${input.jobId} and not exists (
-         select 1 from job_output other
-          where other.object_key = o.object_key and other.deleted_at is null)`
-    return { ok: true, objectKeys: keys.map((key) => key.object_key) }
+    return { ok: true, images: outputs.length }
   })
 }

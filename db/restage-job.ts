@@ -4,7 +4,8 @@ export type RestageOutcome =
   | 'restaged'
   /** Finished or unknown. */
   | 'gone'
-  /** It failed too often; somebody has to settle it as failed. */
+  /** It has to be settled: as expired, or as failed because it failed too often. */
+  | 'overdue'
   | 'exhausted'
 
 /**
@@ -32,8 +33,8 @@ export async function restageJob(
     )
     select failures, overdue from unfinished`
   if (!row) return { outcome: 'gone' }
-  const isOver = row.overdue || row.failures >= input.maxFailedAttempts
-  return { outcome: isOver ? 'exhausted' : 'restaged' }
+  if (row.overdue) return { outcome: 'overdue' }
+  return { outcome: row.failures >= input.maxFailedAttempts ? 'exhausted' : 'restaged' }
 }
 
 /**

@@ -36,13 +36,23 @@ const shared = {
   SYNC_WAIT_SECONDS: z.coerce.number().int().min(1).max(290).optional(),
 }
 
-const workersSchema = z.object({
-  ...shared,
-  DATABASE_URL: shared.DATABASE_URL.optional(),
-  // On Workers there is no other place where the SDK could find them.
-  AWS_ACCESS_KEY_ID: z.string(),
-  AWS_SECRET_ACCESS_KEY: z.string(),
-})
+const workersSchema = z
+  .object({
+    ...shared,
+    DATABASE_URL: shared.DATABASE_URL.optional(),
+    // On Workers there is no other place where the SDK could find them.
+    AWS_ACCESS_KEY_ID: z.string(),
+    AWS_SECRET_ACCESS_KEY: z.string(),
+    S3_BUCKET: z.string(),
+    /** The binding; where it leads is asked for with every request. */
+    HYPERDRIVE: z.unknown().optional(),
+  })
+  .refine((env) => env.DATABASE_URL !== undefined || env.HYPERDRIVE !== undefined, {
+    path: ['HYPERDRIVE'],
+    error: 'or DATABASE_URL is needed',
+    // Beside whatever else is wrong.
+    when: () => true,
+  })
 export type WorkersEnv = z.output<typeof workersSchema>
 
 const nodeSchema = z.object({

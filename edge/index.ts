@@ -5,11 +5,14 @@ import type {
   ScheduledController,
 } from '@cloudflare/workers-types'
 import { closeDatabase, openDatabase } from '../db/client.ts'
+import { createId } from '../db/ids.ts'
 import { createApp } from './app.ts'
 import { createCatalogue } from './catalogue.ts'
 import type { Deps } from './deps.ts'
 import { createSqsQueue } from './enqueue.ts'
 import { bucketPlace, parseWorkersEnv, queuePlace, syncWaitMs } from './env.ts'
+import type { WorkersEnv } from './env.ts'
+import { ApiError, errorResponse } from './errors.ts'
 import { createKeyCache } from './key-cache.ts'
 import { createRateLimiter } from './limits.ts'
 import { createLostCalls } from './lost-calls.ts'
@@ -32,6 +35,8 @@ const keys = createKeyCache(now)
 const limiter = createRateLimiter(now)
 const catalogue = createCatalogue(now)
 const lostCalls = createLostCalls(now)
+/** The checked environment, or what is wrong with it: it is the same for as long as the isolate lives. */
+let checked: { env: WorkersEnv } | { error: unknown } | null = null
 
 /** One request needs one connection; a page of jobs a few. Workers allow six at once. */
 const MAX_CONNECTIONS = 4
@@ -40,12 +45,21 @@ function log(entry: Record<string, unknown>): void {
   console.log(JSON.stringify(entry))
 }
 
+function readEnv(bindings: Bindings): WorkersEnv {
+  if (checked === null) {
+    try {
+      checked = { env: parseWorkersEnv(bindings) }
+    } catch (error) {
+      checked = { error }
+    }
+  }
+  if ('error' in checked) throw checked.error
+  return checked.env
+}
+
 function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
-  const env = parseWorkersEnv(bindings)
-  const url = bindings.HYPERDRIVE?.connectionString ?? env.DATABASE_URL
-  if (!url) throw new Error('HYPERDRIVE or DATABASE_URL: one of them is needed')
-  if (env.S3_BUCKET === undefined) throw new Error('S3_BUCKET: is not set')
-  const db = openDatabase(url, {
+  const env = readEnv(bindings)
+  const db = openDatabase(bindings.HYPERDRIVE?.connectionString ?? env.DATABASE_URL ?? '', {
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-edge',
   })
@@ -108,10 +122,23 @@ async function runSweep(deps: Deps): Promise<void> {
   }
 }
 
+/** The answer of a Worker that cannot start. What is wrong with it, names and never values, is for its operator. */
+function refuseToStart(error: unknown): Response {
+  const requestId = createId('request')
+  log({ level: 'error', event: 'start_failed', request_id: requestId, error: String(error) })
+  return errorResponse(new ApiError('internal'), requestId)
+}
+
 /** The Worker: `fetch` serves the API, `scheduled` runs the sweep every minute. */
 export default {
   async fetch(request: Request, bindings: Bindings, context: ExecutionContext): Promise<Response> {
-    return createApp(createDeps(bindings, context), { isBuiltPerRequest: true }).fetch(request)
+    let deps: Deps
+    try {
+      deps = createDeps(bindings, context)
+    } catch (error) {
+      return refuseToStart(error)
+    }
+    return createApp(deps, { isBuiltPerRequest: true }).fetch(request)
   },
   async scheduled(_: ScheduledController, bindings: Bindings, context: ExecutionContext) {
     const deps = createDeps(bindings, context)

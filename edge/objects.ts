@@ -1,5 +1,12 @@
-import { DeleteObjectCommand, GetObjectCommand, NoSuchKey, S3Client } from '@aws-sdk/client-s3'
+import {
+  DeleteObjectCommand,
+  GetObjectCommand,
+  ListObjectsV2Command,
+  NoSuchKey,
+  S3Client,
+} from '@aws-sdk/client-s3'
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner'
+import { isId } from '../db/ids.ts'
 
 /** Bytes of one stored picture on their way out. */
 export interface StoredObject {
@@ -13,8 +20,11 @@ export interface ObjectStore {
   read(key: string): Promise<StoredObject | null>
   /** A URL that fetches the object from the store itself; absent when callers cannot reach the store. */
   presign?(key: string, seconds: number, contentType: string): Promise<string>
-  /** Done when the object is gone; an object that was not there is gone. Safe to repeat. */
-  remove(key: string): Promise<void>
+  /**
+   * Done when the store has nothing of this job any more, also nothing that a worker wrote and never noted before
+   * it crashed. Safe to repeat.
+   */
+  remove(jobId: string): Promise<void>
 }
 
 export interface S3Settings {
@@ -33,15 +43,25 @@ const REQUEST_TIMEOUT_MS = 10_000
 /** One retry more than none: the caller is waiting, and may ask again. */
 const MAX_ATTEMPTS = 2
 
+/** A page of the listing holds a thousand objects; a job has at most ten pictures and a few crashes' leftovers. */
+const MAX_LIST_PAGES = 10
+
 /** The form of every key that a worker writes; anything else is a bug or an attack. */
-const KEY_FORM = /^images\/[0-9a-f]{2}\/[0-9a-f]{64}\.(png|webp|jpeg|jpg|avif)$/
+const KEY_FORM =
+  /^images\/(job_[0-9a-z]+)\/[0-9]{1,2}-[0-9]{1,9}-[0-9a-f]{64}\.(png|webp|jpeg|avif)$/
 
 /**
- * Whether a key has the one form that is ever stored: content-addressed, no dots but one, no `..`.
- * Every store refuses other keys before it touches anything.
+ * Whether a key has the one form that is ever stored: `images/<job id>/<index>-<attempt>-<sha256>.<format>`. Every
+ * store refuses other keys before it touches anything.
  */
 export function isObjectKey(key: string): boolean {
-  return KEY_FORM.test(key)
+  return isId('job', KEY_FORM.exec(key)?.[1] ?? '')
+}
+
+/** Under what every object of a job lies, with a slash at the end. @throws an Error (bug) for no job's id */
+export function objectFolderOf(jobId: string): string {
+  if (!isId('job', jobId)) throw new Error('job id has an unknown form')
+  return `images/${jobId}/`
 }
 
 /** @throws an Error (bug) for a key that no worker can have written */
@@ -62,7 +82,7 @@ export function createS3Objects(settings: S3Settings): ObjectStore {
       ? {}
       : { endpoint: settings.endpoint, forcePathStyle: true }),
     ...(settings.credentials === undefined ? {} : { credentials: settings.credentials }),
-    // Other stores know neither the SDK's default checksums nor need them: the key is the sha256.
+    // Other stores know neither the SDK's default checksums nor need them: the key holds the sha256.
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
   })
@@ -79,10 +99,20 @@ export function createS3Objects(settings: S3Settings): ObjectStore {
         throw error
       }
     },
-    async remove(key) {
-      assertObjectKey(key)
-      const command = new DeleteObjectCommand({ Bucket: settings.bucket, Key: key })
-      await withTimeout((abortSignal) => client.send(command, { abortSignal }))
+    async remove(jobId) {
+      const Bucket = settings.bucket
+      const list = new ListObjectsV2Command({ Bucket, Prefix: objectFolderOf(jobId) })
+      for (let page = 0; page < MAX_LIST_PAGES; page++) {
+        const { Contents = [], IsTruncated } = await withTimeout((abortSignal) =>
+          client.send(list, { abortSignal }),
+        )
+        const removals = Contents.map(({ Key }) => new DeleteObjectCommand({ Bucket, Key }))
+        await withTimeout((abortSignal) =>
+          Promise.all(removals.map((removal) => client.send(removal, { abortSignal }))),
+        )
+        if (IsTruncated !== true) return
+      }
+      throw new Error(`job ${jobId} has more objects than any job can have`)
     },
   }
   if (!settings.isPublic) return store

@@ -2,6 +2,7 @@ import type { StripeDeps } from '../billing/stripe/client.ts'
 import { runStripe } from '../billing/stripe/run.ts'
 import { expireOverdue } from '../billing/expire.ts'
 import { restageDispatch, takeDueDispatches } from '../db/outbox.ts'
+import { pruneDispatches, pruneWebhookLog } from '../db/retention.ts'
 import { claimDueDeliveries, postponeDeferred } from '../db/webhook-attempts.ts'
 import type { ClaimedDelivery } from '../db/webhook-attempts.ts'
 import { deliver } from './deliver.ts'
@@ -36,6 +37,12 @@ const EXPIRE_LIMIT = 100
  */
 const REDISPATCH_AFTER_SECONDS = 900
 const REDISPATCH_LIMIT = 200
+/** Sent messages are of use to whoever looks for a job that went astray, for about this long. */
+const KEEP_DISPATCHES_SECONDS = 7 * 86_400
+/** Events, deliveries and attempts: a month to find out what a receiver got, and to send it once more. */
+const KEEP_WEBHOOK_LOG_SECONDS = 30 * 86_400
+/** Of each kind at a call, so that no statement holds its locks for long; every beat removes more. */
+const PRUNE_LIMIT = 500
 
 /** Places for deliveries under way; shared by overlapping sweeps of one process. */
 export interface DeliverySlots {
@@ -56,28 +63,29 @@ export function createDeliverySlots(places = DELIVERY_SLOTS): DeliverySlots {
   return { free: places, byOrg: new Map() }
 }
 
-export type SweepPart = 'dispatch' | 'deliver' | 'expire' | 'redispatch' | 'stripe'
+export type SweepPart = 'dispatch' | 'deliver' | 'expire' | 'redispatch' | 'prune' | 'stripe'
 
 /** What one call of each part did; a failed part has the error in place of the count. */
 export type SweepReport = Record<SweepPart, number | Error>
 
 /**
  * Does once all work that is due: messages nobody sent, webhook deliveries, overdue jobs, jobs whose message
- * the queue lost. Bounded; a part that fails stops no other. Any number may run at once in any number of
- * processes: rows are taken with locks that others skip.
+ * the queue lost, rows that were kept long enough. Bounded; a part that fails stops no other. Any number may
+ * run at once in any number of processes: rows are taken with locks that others skip.
  */
 export async function sweepOnce(
   deps: SweepDeps,
   slots: DeliverySlots = createDeliverySlots(),
 ): Promise<SweepReport> {
-  const [dispatch, delivered, expire, redispatch, stripe] = await Promise.all([
+  const [dispatch, delivered, expire, redispatch, prune, stripe] = await Promise.all([
     guard(sendDueDispatches(deps)),
     guard(deliverDue(deps, slots)),
     guard(expireDue(deps)),
     guard(redispatchLost(deps)),
+    guard(pruneOld(deps)),
     guard(stripeDue(deps)),
   ])
-  return { dispatch, deliver: delivered, expire, redispatch, stripe }
+  return { dispatch, deliver: delivered, expire, redispatch, prune, stripe }
 }
 
 /**
@@ -164,6 +172,20 @@ export function redispatchLost(deps: SweepDeps): Promise<number> {
 /** What is due with Stripe: its news, payments, usage to be told, comparisons. Nothing where it is not set up. */
 export async function stripeDue(deps: SweepDeps): Promise<number> {
   return deps.stripe === undefined ? 0 : runStripe(deps.stripe)
+}
+
+/** @returns how many messages and events were removed */
+export async function pruneOld(deps: SweepDeps): Promise<number> {
+  const limit = PRUNE_LIMIT
+  const messages = await pruneDispatches(deps.db, {
+    olderThanSeconds: KEEP_DISPATCHES_SECONDS,
+    limit,
+  })
+  const events = await pruneWebhookLog(deps.db, {
+    olderThanSeconds: KEEP_WEBHOOK_LOG_SECONDS,
+    limit,
+  })
+  return messages + events
 }
 
 /** @returns how many jobs ended */

@@ -9,57 +9,56 @@ export interface Beats {
   readonly signal: AbortSignal
   /** Keeps progress for the next report. */
   readonly note: (progress: Record<string, unknown>) => void
-  /** Waits for a beat under way. Safe to repeat. */
-  end(): Promise<void>
+  /** Safe to repeat. A beat under way may still arrive; once the job has ended or has another attempt it does nothing. */
+  end(): void
 }
 
 /**
- * Keeps the claim on a running job alive in the database, reports progress and hears of a wish to cancel.
+ * Keeps the claim on a running job alive in the database, reports progress and hears of a wish to cancel and of
+ * the job's deadline, both by the database's word.
  *
  * A report goes out when there is progress, at most once per interval, and at the latest after `beatSeconds`.
- * Beats that fail are tried again; when none came through for a whole lease the job counts as lost.
+ * Beats that fail are tried again; when none came through for a whole lease, be it failed or still unanswered,
+ * the job counts as lost.
  */
 export function startBeats(input: {
   db: Db
   jobId: string
   attempt: number
-  /** The job's own; after it the reason is `expired`. */
-  deadlineAt: Date
   times: { leaseSeconds: number; beatSeconds: number; progressIntervalMs: number }
   lease: AbortSignal
   stop: AbortSignal
 }): Beats {
-  const { db, jobId, attempt, deadlineAt, times, lease, stop } = input
+  const { db, jobId, attempt, times, lease, stop } = input
   const { signal, abort, detach } = joinStops(lease, stop)
   let waiting: Record<string, unknown> | null = null
   let heardAt = performance.now()
-  let underWay: Promise<void> | null = null
+  let isUnderWay = false
 
   const beat = async () => {
-    const progress = waiting
+    const said = waiting === null ? {} : { progress: waiting }
     waiting = null
+    isUnderWay = true
+    const askedAt = performance.now()
     try {
-      const said = progress === null ? {} : { progress }
-      const answer = await beatJob(db, {
-        jobId,
-        attempt,
-        leaseSeconds: times.leaseSeconds,
-        ...said,
-      })
-      heardAt = performance.now()
+      const { leaseSeconds } = times
+      const answer = await beatJob(db, { jobId, attempt, leaseSeconds, ...said })
+      // The lease counts from when the database heard of us, at the earliest from the question.
+      heardAt = askedAt
       if (!answer.owned) abort('superseded')
       else if (answer.cancelRequested) abort('canceled')
+      else if (answer.overdue) abort('expired')
     } catch {
-      if (performance.now() - heardAt >= times.leaseSeconds * 1_000) abort('lost')
+      // The next tick tries again, until the lease is over.
+    } finally {
+      isUnderWay = false
     }
   }
   const tick = () => {
-    if (Date.now() >= deadlineAt.getTime()) abort('expired')
-    const isDue = performance.now() - heardAt >= times.beatSeconds * 1_000
-    if (underWay !== null || !(isDue || waiting !== null)) return
-    underWay = beat().finally(() => {
-      underWay = null
-    })
+    const silentMs = performance.now() - heardAt
+    if (silentMs >= times.leaseSeconds * 1_000) abort('lost')
+    const isDue = silentMs >= times.beatSeconds * 1_000
+    if (!isUnderWay && (isDue || waiting !== null)) void beat()
   }
   const timer = setInterval(tick, times.progressIntervalMs)
   return {
@@ -67,10 +66,9 @@ export function startBeats(input: {
     note: (progress) => {
       waiting = progress
     },
-    async end() {
+    end() {
       clearInterval(timer)
       detach()
-      await underWay
     },
   }
 }

@@ -12,6 +12,8 @@ export interface ConsumeDeps extends JobDeps {
   readonly leases: LeaseKeeper
   readonly pollSeconds: number
   readonly visibilitySeconds: number
+  /** Pause after a failure of this worker's own, by the number of them in a row; the last one repeats. */
+  readonly restSeconds: readonly number[]
   readonly log: Log
   /** Told after each settled job, so that webhooks leave without waiting for the sweep. */
   readonly onSettled: () => void
@@ -20,50 +22,86 @@ export interface ConsumeDeps extends JobDeps {
 /** While the queue is down: soon at first, then no more than a few calls per minute. */
 const FIRST_BACKOFF_MS = 500
 const MAX_BACKOFF_MS = 15_000
+/** Engines that would not start, one after the other: a new process may get what this one does not. */
+const MAX_FAILED_STARTS = 3
+const ENGINE_FAULTS: ReadonlySet<string> = new Set(['engine_start_failed', 'model_invalid'])
 
 /**
  * Takes one message at a time and works on its job until `stop` is aborted; the job under way is then given
- * back at once. Never throws: what fails is logged, and the message comes back by itself.
+ * back at once. After a failure of its own it rests before the next message, longer from time to time, so that a
+ * sick worker does not eat the queue. Never throws: what fails is logged, and the message comes back by itself.
+ *
+ * @returns `engine_broken` when no engine could be started several times in a row; the process should end then
  */
-export async function consumeJobs(deps: ConsumeDeps, stop: AbortSignal): Promise<void> {
+export async function consumeJobs(
+  deps: ConsumeDeps,
+  stop: AbortSignal,
+): Promise<'stopped' | 'engine_broken'> {
+  const pause = (ms: number) => wait(ms, undefined, { signal: stop }).catch(() => {})
   let backoffMs = FIRST_BACKOFF_MS
+  let failures = 0
+  let failedStarts = 0
   while (!stop.aborted) {
-    try {
-      const message = await deps.queue.receive({
-        waitSeconds: deps.pollSeconds,
-        visibilitySeconds: deps.visibilitySeconds,
-        signal: stop,
-      })
-      backoffMs = FIRST_BACKOFF_MS
-      if (message) await handleMessage(deps, message, stop)
-    } catch (error) {
-      if (stop.aborted) return
-      deps.log({ level: 'warn', event: 'queue_unreachable', error: String(error) })
-      await wait(backoffMs, undefined, { signal: stop }).catch(() => {})
+    const message = await receive(deps, stop)
+    if (message === 'unreachable') {
+      await pause(backoffMs)
       backoffMs = Math.min(backoffMs * 2, MAX_BACKOFF_MS)
+      continue
     }
+    backoffMs = FIRST_BACKOFF_MS
+    if (message === null) continue
+    const end = await handleMessage(deps, message, stop)
+    if (end === null || (end.outcome === 'given_back' && end.isWorkerSick)) {
+      failedStarts = ENGINE_FAULTS.has(end?.errorCode ?? '') ? failedStarts + 1 : 0
+      if (failedStarts >= MAX_FAILED_STARTS) return 'engine_broken'
+      await pause((deps.restSeconds[failures] ?? deps.restSeconds.at(-1) ?? 0) * 1_000)
+      failures += 1
+    } else if (end.outcome === 'settled' || end.outcome === 'given_back') {
+      failures = 0
+      failedStarts = 0
+    }
+  }
+  return 'stopped'
+}
+
+async function receive(
+  deps: ConsumeDeps,
+  stop: AbortSignal,
+): Promise<QueueMessage | null | 'unreachable'> {
+  try {
+    return await deps.queue.receive({
+      waitSeconds: deps.pollSeconds,
+      visibilitySeconds: deps.visibilitySeconds,
+      signal: stop,
+    })
+  } catch (error) {
+    if (stop.aborted) return null
+    deps.log({ level: 'warn', event: 'queue_unreachable', error: String(error) })
+    return 'unreachable'
   }
 }
 
+/** @returns null when an error of this worker cut the job short */
 async function handleMessage(
   deps: ConsumeDeps,
   message: QueueMessage,
   stop: AbortSignal,
-): Promise<void> {
+): Promise<JobEnd | null> {
   const jobId = readJobId(message.body)
   if (jobId === null) {
     deps.log({ level: 'error', event: 'message_unreadable', message: message.id })
-    await deps.queue.remove(message.receipt)
-    return
+    const end = { outcome: 'gone' } as const
+    await answerQueue(deps, message, end)
+    return end
   }
   const startedAt = performance.now()
   const lease = deps.leases.hold(message.receipt)
   let end: JobEnd
   try {
-    end = await runJob(deps, jobId, { lease: lease.signal, stop })
+    end = await runJob(deps, jobId, { lease, stop })
   } catch (error) {
     deps.log({ level: 'error', event: 'job_interrupted', job: jobId, error: String(error) })
-    return
+    return null
   } finally {
     lease.release()
   }
@@ -71,6 +109,7 @@ async function handleMessage(
   deps.log({ level: 'info', event: 'job_end', job: jobId, durationMs, ...end })
   if (end.outcome === 'settled') deps.onSettled()
   await answerQueue(deps, message, end)
+  return end
 }
 
 /** What cannot be said to the queue now is said by the next delivery: it finds the job gone or free. */

@@ -1,4 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises'
+import { OVERDUE } from '../billing/expire.ts'
 import { settleJob } from '../billing/settle.ts'
 import type { Db } from '../db/client.ts'
 import { restageJob } from '../db/restage-job.ts'
@@ -44,7 +45,7 @@ export async function consumeDeadLetters(deps: DeadLetterDeps, stop: AbortSignal
 
 /**
  * The queue counts deliveries, also those given back on a stop; only the database knows failures. A job that
- * may be tried again gets a new message; one that may not is failed and its hold released. Safe to repeat.
+ * may be tried again gets a new message; one that may not is settled and its hold released. Safe to repeat.
  */
 export async function handleLetter(deps: DeadLetterDeps, letter: QueueMessage): Promise<void> {
   const jobId = readJobId(letter.body)
@@ -57,8 +58,9 @@ export async function handleLetter(deps: DeadLetterDeps, letter: QueueMessage): 
       maxFailedAttempts: MAX_RECEIVES,
     })
     deps.log({ level: 'warn', event: 'dead_letter', job: jobId, outcome })
-    if (outcome === 'exhausted') {
-      const result = await settleJob(deps.db, { jobId, attempt: null, ...exhaustedOutcome() })
+    if (outcome === 'exhausted' || outcome === 'overdue') {
+      const end = outcome === 'overdue' ? OVERDUE : exhaustedOutcome()
+      const result = await settleJob(deps.db, { jobId, attempt: null, ...end })
       // A live worker holds it: its own settlement, or a later reading of this letter, ends the job.
       if (result.outcome === 'superseded') return
       deps.onSettled()

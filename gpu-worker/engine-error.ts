@@ -6,6 +6,7 @@ export type EngineErrorCode =
   | 'provider_unavailable'
   | 'engine_closed'
   | 'engine_busy'
+  | 'engine_start_failed'
   | 'engine_crashed'
   | 'engine_timeout'
   | 'engine_failed'

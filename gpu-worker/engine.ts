@@ -14,7 +14,7 @@ export interface Engine {
    * Makes one picture; a second call before the first has settled is refused with `engine_busy`.
    *
    * @throws EngineError always; `retryable` tells whether another try can help. After `engine_crashed` the next
-   *   call starts a new process.
+   *   call starts a new process; if that cannot be had, for whatever reason, it fails with `engine_start_failed`.
    */
   generate(request: ImageRequest, hooks?: GenerateHooks): Promise<ImageResult>
   /** Ends the process, a starting one too, and with it a running call. Safe to repeat. */
@@ -59,7 +59,7 @@ export async function startEngine(
     try {
       if (!child.isAlive()) {
         const ends = hooks.signal ? [closing.signal, hooks.signal] : [closing.signal]
-        child = await startChild(model, times, AbortSignal.any(ends))
+        child = await restartChild(model, times, AbortSignal.any(ends))
       }
       closing.signal.throwIfAborted()
       return await child.generate(request, hooks)
@@ -94,5 +94,18 @@ export async function startEngine(
       await running
       await child.close()
     },
+  }
+}
+
+/** Another process in place of a dead one. The request has nothing to do with it when that cannot be had. */
+async function restartChild(
+  ...start: Parameters<typeof startChild>
+): ReturnType<typeof startChild> {
+  try {
+    return await startChild(...start)
+  } catch (cause) {
+    if (start[2]?.aborted) throw cause
+    const text = cause instanceof Error ? cause.message : String(cause)
+    throw new EngineError('engine_start_failed', `no new engine process: ${text}`, { cause })
   }
 }

@@ -2,8 +2,8 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { isDeliveryLost, openQueue } from './sqs.ts'
 import type { QueueSettings } from './sqs.ts'
 
-/** Main thread to this one. A `hold` ends the one before it. */
-export type LeaseCommand = { type: 'hold'; receipt: string } | { type: 'release' }
+/** Main thread to this one. A `hold` ends the one before it; a `renew` starts its time anew. */
+export type LeaseCommand = { type: 'hold' | 'renew'; receipt: string } | { type: 'release' }
 
 /** This thread to the main one; at most one per hold, and no beat follows it. */
 export interface LeaseReport {
@@ -20,7 +20,7 @@ export interface LeaseTimes {
   /** What each beat extends the message by. */
   visibilitySeconds: number
   beatSeconds: number
-  /** After so long no beat is made any more. */
+  /** So long after the last sign of success no beat is made any more. */
   attemptSeconds: number
 }
 
@@ -48,18 +48,21 @@ function serve(port: NonNullable<typeof parentPort>, { queue: settings, times }:
     const own = receipt
     if (own === null) return
     if (performance.now() - heldSince >= times.attemptSeconds * 1_000) return end('deadline')
-    try {
-      await queue.extend(own, times.visibilitySeconds)
-      failedBeats = 0
-    } catch (error) {
-      failedBeats += 1
-      if (receipt === own && (isDeliveryLost(error) || failedBeats >= MAX_FAILED_BEATS)) {
-        return end('lost')
-      }
-    }
-    if (receipt === own) plan()
+    const error = await queue.extend(own, times.visibilitySeconds).then(
+      () => null,
+      (failure: unknown) => failure,
+    )
+    // The answer to a beat of an earlier hold says nothing about this one.
+    if (receipt !== own) return
+    failedBeats = error === null ? 0 : failedBeats + 1
+    if (isDeliveryLost(error) || failedBeats >= MAX_FAILED_BEATS) return end('lost')
+    plan()
   }
   port.on('message', (command: LeaseCommand) => {
+    if (command.type === 'renew') {
+      if (command.receipt === receipt) heldSince = performance.now()
+      return
+    }
     clearTimeout(timer)
     receipt = command.type === 'hold' ? command.receipt : null
     heldSince = performance.now()

@@ -16,14 +16,21 @@ try {
     ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
   })
   const worker = await startWorker({ env, engine, log })
+  const leave = (code: number) => {
+    // The lease brings the job back should giving it back hang.
+    setTimeout(() => process.exit(1), DRAIN_MS).unref()
+    void worker.stop().then(() => process.exit(code))
+  }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => {
       log({ level: 'info', event: 'stopping', signal })
-      // The lease brings the job back should giving it back hang.
-      setTimeout(() => process.exit(1), DRAIN_MS).unref()
-      void worker.stop().then(() => process.exit(0))
+      leave(0)
     })
   }
+  void worker.broken.then(() => {
+    log({ level: 'error', event: 'engine_broken' })
+    leave(1)
+  })
 } catch (error) {
   console.error(error instanceof Error ? error.message : String(error))
   process.exit(1)

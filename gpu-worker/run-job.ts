@@ -1,13 +1,15 @@
-import { setTimeout as wait } from 'node:timers/promises'
+import { OVERDUE } from '../billing/expire.ts'
 import { settleJob } from '../billing/settle.ts'
 import type { SettleInput } from '../billing/settle.ts'
 import type { Db } from '../db/client.ts'
-import { claimJob, giveBackJob, recordOutput } from '../db/job-claims.ts'
+import { claimJob, giveBackJob } from '../db/job-claims.ts'
 import type { JobRow, OutputRow } from '../db/jobs.ts'
 import { startBeats } from './beats.ts'
 import type { StopReason } from './beats.ts'
-import { EngineError } from './engine.ts'
 import type { Engine } from './engine.ts'
+import { insist } from './insist.ts'
+import type { Lease } from './lease.ts'
+import { causeOf, makePictures } from './make-pictures.ts'
 import type { ImageResult } from './pipeline/glm-image.ts'
 import { MAX_RECEIVES } from './settings.ts'
 import type { PictureStore } from './store.ts'
@@ -33,20 +35,27 @@ export interface JobDeps {
 export type JobEnd =
   | { outcome: 'settled'; state: string; delivered: number }
   | { outcome: 'gone' }
-  /** Another worker is on it, or the job waits for another try: show the message again after so long. */
-  | { outcome: 'busy' | 'given_back'; againSeconds: number; errorCode?: string }
+  /** Another worker is on it: show the message again after so long. */
+  | { outcome: 'busy'; againSeconds: number }
+  /** The job waits for another try. With `isWorkerSick` the cause is this worker, which should pause. */
+  | { outcome: 'given_back'; againSeconds: number; errorCode?: string; isWorkerSick?: true }
   /** The job belongs to somebody else by now; nothing was written. */
   | { outcome: 'superseded' }
 
-/** Each is safe to repeat; together they stay within the lease. */
-const SETTLE_TRIES = 5
-const SETTLE_PAUSE_MS = 500
-
-interface Attempt extends JobDeps {
+/** One claim of one job. */
+export interface Attempt extends JobDeps {
   readonly job: JobRow
-  readonly outputs: OutputRow[]
+  /** What earlier attempts stored. */
+  readonly outputs: readonly OutputRow[]
+  /** What this attempt stored. */
+  readonly made: ImageResult[]
+  /** Aborted with a `StopReason` when the attempt has to end. */
   readonly signal: AbortSignal
+  /** Aborted when the worker has to leave. */
+  readonly stop: AbortSignal
   readonly note: (progress: Record<string, unknown>) => void
+  /** To be called after each stored picture: the time of an attempt is that of one picture. */
+  readonly onStored: () => void
 }
 
 /**
@@ -54,16 +63,16 @@ interface Attempt extends JobDeps {
  *
  * Every write names the claimed attempt, so a worker that lost the job changes nothing. Pictures stored by an
  * earlier attempt are kept and not made again. Safe to call for the same job any number of times, at the
- * same time too.
+ * same time too. A database that goes away meanwhile is waited for, so that nothing made is lost.
  *
- * @param lease aborted when the message is lost (`lost`) or the attempt took too long (`deadline`)
+ * @param lease of the message
  * @param stop aborted when this worker has to leave
  * @throws when the database cannot be reached; the job then comes back when its lease runs out
  */
 export async function runJob(
   deps: JobDeps,
   jobId: string,
-  { lease, stop }: { lease: AbortSignal; stop: AbortSignal },
+  { lease, stop }: { lease: Pick<Lease, 'signal' | 'renew'>; stop: AbortSignal },
 ): Promise<JobEnd> {
   const { db, times } = deps
   const claim = await claimJob(db, {
@@ -72,30 +81,29 @@ export async function runJob(
     leaseSeconds: times.leaseSeconds,
     maxFailedAttempts: MAX_RECEIVES,
   })
+  const settleFor = (end: Omit<SettleInput, 'jobId' | 'attempt'>) =>
+    settle({ ...deps, stop }, { jobId, attempt: null, ...end })
   switch (claim.outcome) {
     case 'gone':
       return { outcome: 'gone' }
-    case 'busy': {
-      const leftSeconds = Math.ceil((claim.leaseUntil.getTime() - Date.now()) / 1_000)
-      return { outcome: 'busy', againSeconds: Math.max(1, leftSeconds + 1) }
-    }
+    case 'busy':
+      return { outcome: 'busy', againSeconds: Math.max(1, Math.ceil(claim.leftSeconds) + 1) }
+    case 'canceled':
+      return settleFor({ outcome: 'canceled' })
+    case 'overdue':
+      return settleFor(OVERDUE)
     case 'exhausted':
-      return settle(deps, { jobId, attempt: null, ...exhaustedOutcome() })
+      return settleFor(exhaustedOutcome())
     case 'claimed': {
       const { job, outputs } = claim
-      const beats = startBeats({
-        db,
-        jobId,
-        attempt: job.attempt,
-        deadlineAt: job.deadlineAt,
-        times,
-        lease,
-        stop,
-      })
+      const { attempt } = job
+      const beats = startBeats({ db, jobId, attempt, times, lease: lease.signal, stop })
+      const { signal, note } = beats
+      const onStored = () => lease.renew()
       try {
-        return await finish({ ...deps, job, outputs, signal: beats.signal, note: beats.note })
+        return await finish({ ...deps, job, outputs, made: [], signal, stop, note, onStored })
       } finally {
-        await beats.end()
+        beats.end()
       }
     }
   }
@@ -111,158 +119,94 @@ export function exhaustedOutcome(): Pick<SettleInput, 'outcome' | 'errorCode' | 
 }
 
 async function finish(attempt: Attempt): Promise<JobEnd> {
-  const { job, signal } = attempt
+  const { signal } = attempt
   try {
-    const made = await makePictures(attempt)
-    if (made === 'superseded') return { outcome: 'superseded' }
-    return await settle(attempt, {
-      jobId: job.id,
-      attempt: job.attempt,
-      outcome: 'succeeded',
-      runInfo: runInfoOf(attempt, made),
-    })
+    if ((await makePictures(attempt)) === 'superseded') return { outcome: 'superseded' }
   } catch (error) {
     if (signal.aborted) return endStopped(attempt, signal.reason as StopReason)
     return endFailed(attempt, error)
   }
-}
-
-async function makePictures(attempt: Attempt): Promise<ImageResult[] | 'superseded'> {
-  const { db, engine, store, job, outputs, signal, note } = attempt
-  const made: ImageResult[] = []
-  for (let idx = 0; idx < job.n; idx++) {
-    if (outputs.some((output) => output.idx === idx)) continue
-    signal.throwIfAborted()
-    const request = {
-      // The prompt is taken away only from finished jobs.
-      prompt: job.prompt ?? '',
-      width: job.width,
-      height: job.height,
-      seed: (job.seed + idx) % 2 ** 32,
-      format: job.format,
-      ...(job.steps === null ? {} : { steps: job.steps }),
-      ...(job.guidanceScale === null ? {} : { guidanceScale: job.guidanceScale }),
-    }
-    const onProgress = (progress: object) => note({ ...progress, image: idx })
-    const result = await untilStopped(engine.generate(request, { signal, onProgress }), signal)
-    const { sha256, contentType, width, height, seed } = result
-    const objectKey = await store.put({ ...result, format: job.format })
-    const output = { idx, objectKey, sha256, contentType, width, height, seed }
-    const isOurs = await recordOutput(db, {
-      jobId: job.id,
-      attempt: job.attempt,
-      output: { ...output, sizeBytes: result.bytes.length },
-    })
-    if (!isOurs) return 'superseded'
-    made.push(result)
-  }
-  return made
-}
-
-/** A leaving worker does not wait for the engine to notice; in all other cases the engine must be idle again. */
-async function untilStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let onAbort: (() => void) | undefined
-  const stopped = new Promise<never>((_resolve, reject) => {
-    onAbort = () => {
-      if (signal.reason === 'stop') reject(new EngineError('canceled', 'the worker is leaving'))
-    }
-    signal.addEventListener('abort', onAbort, { once: true })
-  })
-  try {
-    return await Promise.race([work, stopped])
-  } finally {
-    if (onAbort) signal.removeEventListener('abort', onAbort)
-    work.catch(() => {})
-  }
+  return settleOwn(attempt, { outcome: 'succeeded', runInfo: runInfoOf(attempt) })
 }
 
 async function endStopped(attempt: Attempt, reason: StopReason): Promise<JobEnd> {
-  const { job } = attempt
   switch (reason) {
     case 'superseded':
       return { outcome: 'superseded' }
     case 'canceled':
-      return settle(attempt, { jobId: job.id, attempt: job.attempt, outcome: 'canceled' })
+      return settleOwn(attempt, { outcome: 'canceled' })
     case 'expired':
-      return settle(attempt, {
-        jobId: job.id,
-        attempt: job.attempt,
-        outcome: 'expired',
-        errorCode: 'deadline_exceeded',
-        errorMessage: 'The job did not finish before its deadline.',
-      })
-    case 'deadline':
-      return retryLater(attempt, 'attempt_timeout', 'The attempt took too long.')
+      return settleOwn(attempt, OVERDUE)
+    case 'deadline': {
+      const failure = { code: 'attempt_timeout', message: 'The attempt took too long.' }
+      // One that stored a picture got on, and the picture that hung is not known to hang again.
+      return attempt.made.length === 0
+        ? retryLater(attempt, failure)
+        : giveBack(attempt, { countFailure: false, againSeconds: 0, code: failure.code })
+    }
     case 'stop':
-    case 'lost':
       return giveBack(attempt, { countFailure: false, againSeconds: 0 })
+    case 'lost':
+      return giveBack(attempt, { countFailure: false, againSeconds: 0, isWorkerSick: true })
   }
 }
 
 async function endFailed(attempt: Attempt, error: unknown): Promise<JobEnd> {
-  const { job } = attempt
-  if (error instanceof EngineError && error.code === 'invalid_request') {
-    return settle(attempt, {
-      jobId: job.id,
-      attempt: job.attempt,
-      outcome: 'failed',
-      errorCode: error.code,
-      errorMessage: error.message,
-    })
+  const { cause, code } = causeOf(error)
+  const message = error instanceof Error ? error.message : String(error)
+  switch (cause) {
+    case 'request':
+      return settleOwn(attempt, { outcome: 'failed', errorCode: code, errorMessage: message })
+    case 'leaving':
+      return giveBack(attempt, { countFailure: false, againSeconds: 0 })
+    case 'worker':
+      attempt.log({ level: 'error', event: 'worker_sick', job: attempt.job.id, code, message })
+      return giveBack(attempt, { countFailure: false, againSeconds: 0, isWorkerSick: true, code })
+    case 'picture':
+      return retryLater(attempt, { code, message })
   }
-  if (error instanceof EngineError && error.code === 'engine_closed') {
-    return giveBack(attempt, { countFailure: false, againSeconds: 0 })
-  }
-  const code = error instanceof EngineError ? error.code : 'worker_error'
-  return retryLater(attempt, code, error instanceof Error ? error.message : String(error))
 }
 
 /** Counts a failure; the last one that is allowed ends the job. */
-function retryLater(attempt: Attempt, code: string, message: string): Promise<JobEnd> {
+function retryLater(attempt: Attempt, failure: { code: string; message: string }): Promise<JobEnd> {
   const { job, times } = attempt
-  attempt.log({ level: 'warn', event: 'attempt_failed', job: job.id, code, message })
-  if (job.failedAttempts + 1 >= MAX_RECEIVES) {
-    return settle(attempt, { jobId: job.id, attempt: job.attempt, ...exhaustedOutcome() })
-  }
+  attempt.log({ level: 'warn', event: 'attempt_failed', job: job.id, ...failure })
+  if (job.failedAttempts + 1 >= MAX_RECEIVES) return settleOwn(attempt, exhaustedOutcome())
   const againSeconds = times.retrySeconds[job.failedAttempts] ?? times.retrySeconds.at(-1) ?? 0
-  return giveBack(attempt, { countFailure: true, againSeconds, code })
+  return giveBack(attempt, { countFailure: true, againSeconds, code: failure.code })
 }
 
 async function giveBack(
-  { db, job }: Attempt,
-  options: { countFailure: boolean; againSeconds: number; code?: string },
+  attempt: Attempt,
+  options: { countFailure: boolean; againSeconds: number; isWorkerSick?: true; code?: string },
 ): Promise<JobEnd> {
-  const { countFailure, againSeconds, code } = options
-  const isOurs = await giveBackJob(db, {
-    jobId: job.id,
-    attempt: job.attempt,
-    countFailure,
-    ...(code === undefined ? {} : { errorCode: code }),
-  })
+  const { db, job } = attempt
+  const { countFailure, againSeconds, isWorkerSick, code } = options
+  const errorCode = code === undefined ? {} : { errorCode: code }
+  const isOurs = await insist(attempt, job.id, () =>
+    giveBackJob(db, { jobId: job.id, attempt: job.attempt, countFailure, ...errorCode }),
+  )
   if (!isOurs) return { outcome: 'superseded' }
   return {
     outcome: 'given_back',
     againSeconds,
-    ...(code === undefined ? {} : { errorCode: code }),
+    ...errorCode,
+    ...(isWorkerSick && { isWorkerSick }),
   }
 }
 
-/** The pictures are made and stored: a short absence of the database must not cost them. */
-async function settle({ db, log }: JobDeps, input: SettleInput): Promise<JobEnd> {
-  for (let tries = 1; ; tries++) {
-    try {
-      const result = await settleJob(db, input)
-      if (result.outcome === 'superseded') return { outcome: 'superseded' }
-      return { outcome: 'settled', state: result.state, delivered: result.deliveredCount }
-    } catch (error) {
-      if (tries >= SETTLE_TRIES) throw error
-      log({ level: 'warn', event: 'settle_failed', job: input.jobId, error: String(error) })
-      await wait(tries * SETTLE_PAUSE_MS)
-    }
-  }
+function settleOwn(attempt: Attempt, end: Omit<SettleInput, 'jobId' | 'attempt'>): Promise<JobEnd> {
+  const { job } = attempt
+  return settle(attempt, { jobId: job.id, attempt: job.attempt, ...end })
 }
 
-function runInfoOf({ engine }: Attempt, made: readonly ImageResult[]): Record<string, unknown> {
+async function settle(deps: JobDeps & Pick<Attempt, 'stop'>, input: SettleInput): Promise<JobEnd> {
+  const result = await insist(deps, input.jobId, () => settleJob(deps.db, input))
+  if (result.outcome === 'superseded') return { outcome: 'superseded' }
+  return { outcome: 'settled', state: result.state, delivered: result.deliveredCount }
+}
+
+function runInfoOf({ engine, made }: Attempt): Record<string, unknown> {
   const first = made[0]
   const totalMs = made.reduce((sum, { timingsMs }) => sum + (timingsMs['total'] ?? 0), 0)
   return {

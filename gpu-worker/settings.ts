@@ -9,8 +9,9 @@ export const BEAT_SECONDS = 20
 /** Receives before the queue moves a message to the dead letters; also the failures that end a job. */
 export const MAX_RECEIVES = 3
 /**
- * The longest that one attempt is kept alive: four times the slowest job known (ten of the largest pictures
- * take minutes on a card), so that a hung job ends and another worker gets it.
+ * The longest that an attempt is kept alive without storing a picture: three and a half times the slowest known
+ * (253 s for 2048x2048 by the reference implementation on an H100), so that a hung job ends and another worker
+ * gets it.
  */
 export const ATTEMPT_SECONDS = 900
 /** Time that a worker has to hand its job back when it is told to stop; supervisors wait ten seconds. */
@@ -19,5 +20,7 @@ export const DRAIN_MS = 8_000
 export const LONG_POLL_SECONDS = 20
 /** Pause before a failed job is tried again, by the number of failures so far. */
 export const RETRY_DELAYS_SECONDS: readonly number[] = [5, 30]
+/** Pause of a worker after failures of its own in a row: each try takes a message from the workers that are well. */
+export const REST_SECONDS: readonly number[] = [1, 2, 4, 8, 15, 30, 60]
 /** Progress is written at most this often. */
 export const PROGRESS_INTERVAL_MS = 1_000

@@ -1,9 +1,14 @@
-import { PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
+import { DeleteObjectCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
 import { createHash, randomUUID } from 'node:crypto'
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 
 export interface Picture {
+  jobId: string
+  /** The attempt that made it. */
+  attempt: number
+  /** Which of the job's images it is. */
+  idx: number
   bytes: Uint8Array
   /** Hex, of `bytes`. */
   sha256: string
@@ -11,54 +16,84 @@ export interface Picture {
   format: 'png' | 'webp' | 'jpeg' | 'avif'
 }
 
-/** The worker's side of the object store: it only writes. */
+/** The worker's side of the object store: it writes, and takes back what nothing will ever name. */
 export interface PictureStore {
   /**
-   * Stores a picture under its own checksum and returns the key. Done when the bytes are durable; safe to
-   * repeat.
+   * Stores a picture and returns its key. Done when the bytes are durable; safe to repeat.
    *
-   * @throws when the bytes do not have the checksum, or the store cannot be written
+   * @throws when the bytes do not have the checksum, the store cannot be written, or `signal` is aborted; the
+   *   object may be there all the same
    */
-  put(picture: Picture): Promise<string>
+  put(picture: Picture, signal?: AbortSignal): Promise<string>
+  /** Done when the object is gone. Safe to repeat. */
+  remove(key: string): Promise<void>
 }
 
-/** `images/<first two hex>/<sha256>.<format>`: content-addressed, so equal pictures are stored once. */
-export function objectKeyOf(picture: Pick<Picture, 'sha256' | 'format'>): string {
-  return `images/${picture.sha256.slice(0, 2)}/${picture.sha256}.${picture.format}`
+/**
+ * `images/<job id>/<index>-<attempt>-<sha256>.<format>`. Each key belongs to one attempt of one job, so that nobody
+ * else's picture is gone when it is removed, not even the same picture made again by a later attempt.
+ */
+export function objectKeyOf({
+  jobId,
+  attempt,
+  idx,
+  sha256,
+  format,
+}: Omit<Picture, 'bytes'>): string {
+  return `images/${jobId}/${idx}-${attempt}-${sha256}.${format}`
 }
 
 /** The store in a folder that the gateway reads too. A reader sees a whole picture or none. */
 export function createFileStore(folder: string): PictureStore {
   const root = resolve(folder)
   return {
-    async put(picture) {
+    async put(picture, signal) {
       assertChecksum(picture)
       const key = objectKeyOf(picture)
       const target = join(root, key)
-      const known = await stat(target).catch(() => null)
-      if (known?.size === picture.bytes.length) return key
       await mkdir(dirname(target), { recursive: true })
       const draft = `${target}.${randomUUID()}.part`
       try {
-        const file = await open(draft, 'wx')
-        try {
-          await file.writeFile(picture.bytes)
-          await file.sync()
-        } finally {
-          await file.close()
-        }
+        await writeDurably(draft, picture.bytes, signal)
+        signal?.throwIfAborted()
         await rename(draft, target)
       } catch (error) {
         await rm(draft, { force: true })
         throw error
       }
+      // A name is durable when its folder is, and so on up to the folder that was there before.
+      for (const level of [dirname(target), join(root, 'images'), root]) await syncFolder(level)
       return key
     },
+    async remove(key) {
+      await rm(join(root, key), { force: true })
+    },
+  }
+}
+
+async function writeDurably(path: string, bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
+  const file = await open(path, 'wx')
+  try {
+    await file.writeFile(bytes, signal === undefined ? {} : { signal })
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
   }
 }
 
 /** The largest picture is some ten megabytes; a slow uplink of 1 MB/s still gets it there. */
 const UPLOAD_TIMEOUT_MS = 30_000
+/** Short, because a worker that leaves may have to wait for it. */
+const REMOVE_TIMEOUT_MS = 3_000
 
 /** The store on S3 or anything that speaks its protocol; the store checks the checksum as well. */
 export function createS3Store(settings: {
@@ -75,7 +110,7 @@ export function createS3Store(settings: {
     ...(endpoint === undefined ? {} : { endpoint, forcePathStyle: true }),
   })
   return {
-    async put(picture) {
+    async put(picture, signal) {
       assertChecksum(picture)
       const key = objectKeyOf(picture)
       const command = new PutObjectCommand({
@@ -86,8 +121,14 @@ export function createS3Store(settings: {
         CacheControl: 'private, max-age=31536000, immutable',
         ChecksumSHA256: Buffer.from(picture.sha256, 'hex').toString('base64'),
       })
-      await client.send(command, { abortSignal: AbortSignal.timeout(UPLOAD_TIMEOUT_MS) })
+      const timeout = AbortSignal.timeout(UPLOAD_TIMEOUT_MS)
+      const abortSignal = signal === undefined ? timeout : AbortSignal.any([signal, timeout])
+      await client.send(command, { abortSignal })
       return key
+    },
+    async remove(key) {
+      const command = new DeleteObjectCommand({ Bucket: bucket, Key: key })
+      await client.send(command, { abortSignal: AbortSignal.timeout(REMOVE_TIMEOUT_MS) })
     },
   }
 }

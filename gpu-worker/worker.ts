@@ -17,7 +17,8 @@ import { openQueue } from './sqs.ts'
 import { createFileStore, createS3Store } from './store.ts'
 import type { PictureStore } from './store.ts'
 
-export type WorkerTimes = JobTimes & LeaseTimes & { pollSeconds: number }
+export type WorkerTimes = JobTimes &
+  LeaseTimes & { pollSeconds: number; restSeconds: readonly number[] }
 
 export const WORKER_TIMES: WorkerTimes = {
   leaseSeconds: settings.VISIBILITY_SECONDS,
@@ -27,9 +28,12 @@ export const WORKER_TIMES: WorkerTimes = {
   progressIntervalMs: settings.PROGRESS_INTERVAL_MS,
   retrySeconds: settings.RETRY_DELAYS_SECONDS,
   pollSeconds: settings.LONG_POLL_SECONDS,
+  restSeconds: settings.REST_SECONDS,
 }
 
 export interface RunningWorker {
+  /** Resolves when this process cannot draw any more and should end, so that its supervisor starts another. */
+  readonly broken: Promise<void>
   /** Takes no new job, gives the one under way back, closes engine and database. Safe to repeat. */
   stop(): Promise<void>
 }
@@ -47,7 +51,7 @@ export async function startWorker(input: {
   engine: Engine
   log: Log
   times?: WorkerTimes
-  /** Wraps the store; for tests that break it. */
+  /** In place of the one that `env` names; for tests that break it. */
   store?: PictureStore
 }): Promise<RunningWorker> {
   const { env, engine, log, times = WORKER_TIMES } = input
@@ -74,6 +78,7 @@ export async function startWorker(input: {
       store: input.store ?? createStore(env),
       workerId: env.WORKER_ID,
       pollSeconds: times.pollSeconds,
+      restSeconds: times.restSeconds,
       visibilitySeconds: times.visibilitySeconds,
     },
     stopping.signal,
@@ -95,7 +100,12 @@ export async function startWorker(input: {
     letters?.close()
   }
   let stopped: Promise<void> | null = null
-  return { stop: () => (stopped ??= stop()) }
+  const broken = new Promise<void>((resolve) => {
+    void jobs.then((end) => {
+      if (end === 'engine_broken') resolve()
+    })
+  })
+  return { broken, stop: () => (stopped ??= stop()) }
 }
 
 async function announce(db: Db, info: ModelInfo): Promise<void> {

@@ -1,10 +1,12 @@
+import { fileURLToPath } from 'node:url'
+
 import { defineConfig } from 'vitest/config'
 
 /** One run for everything; the database is started once and cloned per test file. */
 export default defineConfig({
   test: {
     include: ['test/{unit,contract,fault,e2e}/**/*.test.ts'],
-    root: new URL('..', import.meta.url).pathname,
+    root: fileURLToPath(new URL('..', import.meta.url)),
     globalSetup: ['test/support/global-setup.ts'],
     pool: 'forks',
     maxWorkers: 2,

@@ -568,6 +568,7 @@ CREATE UNIQUE INDEX "ledger_txn_source_once" ON "ledger_txn" USING btree ("kind"
 CREATE UNIQUE INDEX "team_cost_centre_once" ON "team" USING btree ("org_id","cost_centre");--> statement-breakpoint
 CREATE UNIQUE INDEX "outbox_once" ON "outbox" USING btree ("topic","dedupe_key");--> statement-breakpoint
 CREATE INDEX "outbox_due" ON "outbox" USING btree ("available_at") WHERE "outbox"."done_at" is null;--> statement-breakpoint
+CREATE INDEX "outbox_dispatched" ON "outbox" USING btree ("done_at") WHERE "outbox"."topic" = 'job.dispatch' and "outbox"."done_at" is not null;--> statement-breakpoint
 CREATE INDEX "org_price_by_org" ON "org_price" USING btree ("org_id","valid_from");--> statement-breakpoint
 CREATE UNIQUE INDEX "price_version_start_once" ON "price_version" USING btree ("book_id","sku_id","valid_from");--> statement-breakpoint
 CREATE UNIQUE INDEX "sku_once" ON "sku" USING btree ("model","size_class","quality","priority");--> statement-breakpoint
@@ -594,4 +595,5 @@ CREATE INDEX "webhook_delivery_by_org" ON "webhook_delivery" USING btree ("org_i
 CREATE INDEX "webhook_delivery_by_event" ON "webhook_delivery" USING btree ("event_id");--> statement-breakpoint
 CREATE INDEX "webhook_endpoint_by_org" ON "webhook_endpoint" USING btree ("org_id");--> statement-breakpoint
 CREATE INDEX "webhook_endpoint_deferred" ON "webhook_endpoint" USING btree ("deferred_until") WHERE "webhook_endpoint"."deferred_until" is not null;--> statement-breakpoint
-CREATE UNIQUE INDEX "webhook_event_once" ON "webhook_event" USING btree ("type","subject_id");
+CREATE UNIQUE INDEX "webhook_event_once" ON "webhook_event" USING btree ("type","subject_id");--> statement-breakpoint
+CREATE INDEX "webhook_event_by_time" ON "webhook_event" USING btree ("created_at");

@@ -104,13 +104,15 @@ BEGIN
    WHERE id = r.id;
   PERFORM settle_legs(r.id, r.amount_micros, v_captured);
   PERFORM write_usage(j, r, v_lines, v_promo);
-  IF r.amount_micros > 0 THEN
-    PERFORM post_transfer('release', substr(j.id, 5), income_account(v_mode), funding_account(j.org_id, j.team_id, v_mode), r.amount_micros, 'pending');
+  -- An entry that is there already belongs to no settlement of this job: to go on would charge beside the ledger.
+  IF r.amount_micros > 0 AND NOT post_transfer('release', substr(j.id, 5), income_account(v_mode),
+       funding_account(j.org_id, j.team_id, v_mode), r.amount_micros, 'pending') THEN
+    RAISE EXCEPTION 'the hold of job % was released before', j.id;
   END IF;
-  IF v_captured > 0 THEN
-    PERFORM post_entries('charge', substr(j.id, 5), 'posted',
-      ARRAY['prepaid:' || j.org_id, 'promo:' || j.org_id, funding_account(j.org_id, j.team_id, v_mode), income_account(v_mode)],
-      ARRAY[v_paid, v_promo, v_captured - v_paid - v_promo, -v_captured]);
+  IF v_captured > 0 AND NOT post_entries('charge', substr(j.id, 5), 'posted',
+       ARRAY['prepaid:' || j.org_id, 'promo:' || j.org_id, funding_account(j.org_id, j.team_id, v_mode), income_account(v_mode)],
+       ARRAY[v_paid, v_promo, v_captured - v_paid - v_promo, -v_captured]) THEN
+    RAISE EXCEPTION 'job % was charged before', j.id;
   END IF;
   UPDATE job SET state = v_state, finished_at = now(), lease_until = NULL, billed_reason = v_reason,
                  error_code = input->>'error_code', error_message = input->>'error_message',

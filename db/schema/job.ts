@@ -79,6 +79,7 @@ export const job = pgTable(
     leaseUntil: timestamp('lease_until', { withTimezone: true }),
     /** `{ stage, step, total, image }` as the worker last reported. */
     progress: jsonb(),
+    /** Set by callers alone: what ends late was not canceled. */
     cancelRequestedAt: timestamp('cancel_requested_at', { withTimezone: true }),
     errorCode: text('error_code'),
     errorMessage: text('error_message'),
@@ -106,7 +107,7 @@ export const job = pgTable(
   ],
 )
 
-/** One delivered picture. Present only once its bytes are stored; the key is its own sha256. */
+/** One delivered picture. Present only once its bytes are stored, under a key that no other job ever has. */
 export const jobOutput = pgTable(
   'job_output',
   {
@@ -122,7 +123,7 @@ export const jobOutput = pgTable(
     height: integer().notNull(),
     seed: bigint({ mode: 'number' }).notNull(),
     storedAt: timestamp('stored_at', { withTimezone: true }).notNull().defaultNow(),
-    /** Set by the deletion call after the object is gone. */
+    /** Set by the deletion call before it removes the object; from then on nobody is served. */
     deletedAt: timestamp('deleted_at', { withTimezone: true }),
   },
   (t) => [primaryKey({ columns: [t.jobId, t.idx] })],

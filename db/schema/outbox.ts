@@ -30,5 +30,9 @@ export const outbox = pgTable(
     index('outbox_due')
       .on(t.availableAt)
       .where(sql`${t.doneAt} is null`),
+    // By which old ones are found and removed.
+    index('outbox_dispatched')
+      .on(t.doneAt)
+      .where(sql`${t.topic} = 'job.dispatch' and ${t.doneAt} is not null`),
   ],
 )

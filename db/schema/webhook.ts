@@ -57,7 +57,10 @@ export const webhookEvent = pgTable(
     payload: jsonb().notNull(),
     createdAt: timestamp('created_at', { withTimezone: true }).notNull().defaultNow(),
   },
-  (t) => [uniqueIndex('webhook_event_once').on(t.type, t.subjectId)],
+  (t) => [
+    uniqueIndex('webhook_event_once').on(t.type, t.subjectId),
+    index('webhook_event_by_time').on(t.createdAt),
+  ],
 )
 
 /** One event on its way to one place: a registered endpoint or the URL given with a job. */

@@ -1,8 +1,8 @@
 import { constants } from 'node:fs'
-import { open, unlink } from 'node:fs/promises'
+import { open, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { Readable } from 'node:stream'
-import { assertObjectKey } from '../objects.ts'
+import { assertObjectKey, objectFolderOf } from '../objects.ts'
 import type { ObjectStore } from '../objects.ts'
 
 /**
@@ -25,9 +25,9 @@ export function createFileObjects(folder: string): ObjectStore {
       const body = Readable.toWeb(file.createReadStream()) as ReadableStream<Uint8Array>
       return { body, sizeBytes: size }
     },
-    async remove(key) {
-      assertObjectKey(key)
-      await ignoreMissing(unlink(join(root, key)))
+    async remove(jobId) {
+      // A worker that is late with its picture may write into the folder while it is emptied.
+      await rm(join(root, objectFolderOf(jobId)), { recursive: true, force: true, maxRetries: 3 })
     },
   }
 }

@@ -2,6 +2,7 @@ import {
   createDeliverySlots,
   deliverDue,
   expireDue,
+  pruneOld,
   redispatchLost,
   sendDueDispatches,
   stripeDue,
@@ -15,6 +16,7 @@ const EVERY_MS: Readonly<Record<SweepPart, number>> = {
   expire: 5_000,
   redispatch: 60_000,
   stripe: 15_000,
+  prune: 10_000,
 }
 
 export interface SweepLoop {
@@ -50,6 +52,7 @@ export function startSweepLoop(
     expire: () => expireDue(deps),
     redispatch: () => redispatchLost(deps),
     stripe: () => stripeDue(deps),
+    prune: () => pruneOld(deps),
   }
   const running = new Set<Promise<void>>()
   const busy = new Set<SweepPart>()
@@ -71,7 +74,7 @@ export function startSweepLoop(
       })
     running.add(ended)
   }
-  const parts: SweepPart[] = ['dispatch', 'deliver', 'expire', 'redispatch', 'stripe']
+  const parts: SweepPart[] = ['dispatch', 'deliver', 'expire', 'redispatch', 'prune', 'stripe']
   const timers = parts.map((part) => setInterval(() => run(part), EVERY_MS[part]))
   return {
     poke() {

@@ -9,9 +9,7 @@ const answer = z
   .strictObject({
     id: z.string(),
     deleted: z.literal(true),
-    objects_removed: z
-      .int()
-      .openapi({ description: 'Pictures that no other job of anybody shares byte for byte.' }),
+    objects_removed: z.int().openapi({ description: 'Pictures that the job had.' }),
   })
   .openapi('JobDeleted')
 
@@ -38,10 +36,7 @@ export function jobsDelete(deps: Deps) {
     if (!marked.ok && marked.reason === 'not_found')
       throw new ApiError('not_found', { message: `There is no job ${jobId}.` })
     if (!marked.ok) throw new ApiError('not_finished', { message: 'Cancel the job first.' })
-    await Promise.all(marked.objectKeys.map((key) => deps.objects.remove(key)))
-    return c.json(
-      { id: jobId, deleted: true as const, objects_removed: marked.objectKeys.length },
-      200,
-    )
+    await deps.objects.remove(jobId)
+    return c.json({ id: jobId, deleted: true as const, objects_removed: marked.images }, 200)
   })
 }

@@ -1,4 +1,5 @@
-import { extname } from 'node:path'
+import { extname, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
 import type { EngineModel } from '../engine-messages.ts'
@@ -13,8 +14,9 @@ export interface GenerateArguments {
   steps?: number
   guidanceScale?: number
   format: ImageFormat
+  /** Absolute. */
   out: string
-  /** The JSON file beside `out`. */
+  /** The JSON file beside `out`: its name and `.json`, so that no two pictures share it. */
   sidecar: string
   engine: EngineModel
 }
@@ -32,16 +34,16 @@ export const USAGE = `npm run generate -- --prompt TEXT [options]
   --prompt TEXT      what to draw; text between quotes is drawn as written
   --size WxH         in pixels, such as 1280x1280
   --seed N           the same seed gives the same picture; random when absent
-  --out FILE         .png, .webp, .jpg or .avif; a .json of the same name is written beside it
+  --out FILE         .png, .webp, .jpg or .avif; FILE.json, written beside it, says how it was made
   --format NAME      png, webp, jpeg or avif, when the name of FILE does not say it
   --steps N          denoising steps
   --guidance X       guidance scale; 1 or less turns guidance off
   --model DIR        checkpoint folder
   --threads N        processor threads
-  --provider NAME    cpu or cuda
+  --provider NAME    cpu, or cuda, which is not proven
   --help`
 
-const BUNDLED_MODEL = new URL('../checkpoint', import.meta.url).pathname
+const BUNDLED_MODEL = fileURLToPath(new URL('../checkpoint', import.meta.url))
 
 const OPTIONS = {
   prompt: { type: 'string' },
@@ -58,18 +60,23 @@ const OPTIONS = {
 } as const
 
 /**
- * Reads the command line. Ranges are left to the engine, which knows the checkpoint.
+ * Reads the command line. Ranges are left to those who know the checkpoint.
  *
+ * @param folder what paths are relative to
  * @throws UsageError naming the flag
  */
-export function parseArguments(args: readonly string[]): GenerateArguments | 'help' {
+export function parseArguments(
+  args: readonly string[],
+  folder: string,
+): GenerateArguments | 'help' {
   const flags = readFlags(args)
   if (flags.help) return 'help'
   if (flags.prompt === undefined) throw new UsageError('--prompt is missing')
   if (flags.size !== undefined && !/^\d+x\d+$/.test(flags.size)) {
     throw new UsageError(`--size must look like 1280x1280, not ${flags.size}`)
   }
-  const { format, out } = readTarget(flags.out, flags.format)
+  const { format, name } = readTarget(flags.out, flags.format)
+  const out = resolve(folder, name)
   const threads = toNumber('--threads', flags.threads)
   if (threads !== undefined && (!Number.isInteger(threads) || threads < 1)) {
     throw new UsageError('--threads must be a whole number from 1')
@@ -89,9 +96,9 @@ export function parseArguments(args: readonly string[]): GenerateArguments | 'he
     ...(guidanceScale === undefined ? {} : { guidanceScale }),
     format,
     out,
-    sidecar: `${out.slice(0, out.length - extname(out).length)}.json`,
+    sidecar: `${out}.json`,
     engine: {
-      modelDir: flags.model ?? BUNDLED_MODEL,
+      modelDir: flags.model === undefined ? BUNDLED_MODEL : resolve(folder, flags.model),
       ...(threads === undefined ? {} : { threads }),
       ...(provider === undefined ? {} : { provider }),
     },
@@ -100,23 +107,43 @@ export function parseArguments(args: readonly string[]): GenerateArguments | 'he
 
 function readFlags(args: readonly string[]) {
   try {
-    return parseArgs({ args: [...args], options: OPTIONS, strict: true }).values
+    return parseArgs({ args: joinValues(args), options: OPTIONS, strict: true }).values
   } catch (cause) {
     throw new UsageError(cause instanceof Error ? cause.message : String(cause), { cause })
   }
+}
+
+/** `--flag value` as `--flag=value`: the library takes a value that begins with a dash in no other form. */
+function joinValues(args: readonly string[]): string[] {
+  const takesValue = (arg: string) => {
+    const option = Object.entries(OPTIONS).find(([name]) => arg === `--${name}`)
+    return option?.[1].type === 'string'
+  }
+  const isFlag = (arg: string) =>
+    Object.keys(OPTIONS).some((name) => arg === `--${name}` || arg.startsWith(`--${name}=`))
+  const joined: string[] = []
+  for (let index = 0; index < args.length; index += 1) {
+    const arg = args[index] ?? ''
+    const next = args[index + 1]
+    if (takesValue(arg) && next !== undefined && !isFlag(next)) {
+      joined.push(`${arg}=${next}`)
+      index += 1
+    } else joined.push(arg)
+  }
+  return joined
 }
 
 /** The name of the file and the flag must not contradict each other. */
 function readTarget(
   out: string | undefined,
   flag: string | undefined,
-): { format: ImageFormat; out: string } {
+): { format: ImageFormat; name: string } {
   if (flag !== undefined && !isFormat(flag)) {
     throw new UsageError(`--format must be one of ${IMAGE_FORMATS.join(', ')}, not ${flag}`)
   }
   if (out === undefined) {
     const format = flag ?? 'png'
-    return { format, out: `image.${format === 'jpeg' ? 'jpg' : format}` }
+    return { format, name: `image.${format === 'jpeg' ? 'jpg' : format}` }
   }
   const suffix = extname(out).slice(1).toLowerCase()
   const named = suffix === 'jpg' ? 'jpeg' : suffix
@@ -126,7 +153,7 @@ function readTarget(
   if (flag !== undefined && flag !== named) {
     throw new UsageError(`--format ${flag} does not fit --out ${out}`)
   }
-  return { format: named, out }
+  return { format: named, name: out }
 }
 
 function isFormat(value: string): value is ImageFormat {
@@ -135,9 +162,8 @@ function isFormat(value: string): value is ImageFormat {
 
 function toNumber(flag: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined
-  const value = Number(text)
-  if (text.trim() === '' || !Number.isFinite(value)) {
-    throw new UsageError(`${flag} must be a number, not ${text || 'empty'}`)
+  if (!/^-?\d+(\.\d+)?$/.test(text)) {
+    throw new UsageError(`${flag} must be a decimal number, not ${text || 'empty'}`)
   }
-  return value
+  return Number(text)
 }

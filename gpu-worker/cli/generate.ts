@@ -1,12 +1,17 @@
 import { randomInt } from 'node:crypto'
-import { mkdir, writeFile } from 'node:fs/promises'
-import { dirname } from 'node:path'
 
-import { EngineError, startEngine } from '../engine.ts'
-import type { Engine } from '../engine.ts'
-import type { ImageResult } from '../pipeline/glm-image.ts'
+import { toEngineError } from '../engine-error.ts'
+import type { EngineErrorCode } from '../engine-error.ts'
+import { startEngine } from '../engine.ts'
+import { openCheckpoint } from '../model/checkpoint.ts'
+import { readSize } from '../model/serving.ts'
+import { checkRequest } from '../pipeline/check-request.ts'
+import type { ImageRequest, ImageResult, ModelInfo, Progress } from '../pipeline/glm-image.ts'
+import { CALLER_FOLDER } from './env.ts'
 import { parseArguments, USAGE, UsageError } from './generate-arguments.ts'
 import type { GenerateArguments } from './generate-arguments.ts'
+import { watchInterrupts } from './interrupts.ts'
+import { openOutputFiles } from './output-files.ts'
 import { createProgressDisplay } from './progress.ts'
 
 /** Makes one picture and a JSON file beside it that says how. */
@@ -15,6 +20,13 @@ const SEED_END = 2 ** 32
 /** Exit codes by convention: wrong usage, and ended by an interrupt. */
 const EXIT_USAGE = 2
 const EXIT_INTERRUPTED = 130
+
+/** What another command line would cure. */
+const USAGE_CODES: ReadonlySet<EngineErrorCode> = new Set([
+  'invalid_request',
+  'model_invalid',
+  'provider_unavailable',
+])
 
 /** Which flag a field of an invalid request came from. */
 const FLAG_OF: Record<string, string> = {
@@ -28,7 +40,7 @@ const FLAG_OF: Record<string, string> = {
 }
 
 try {
-  const options = parseArguments(process.argv.slice(2))
+  const options = parseArguments(process.argv.slice(2), CALLER_FOLDER)
   if (options === 'help') console.log(USAGE)
   else await run(options)
 } catch (error) {
@@ -36,55 +48,58 @@ try {
   process.exitCode = exitCodeOf(error)
 }
 
+/** What can be wrong is found in the order of its cost: flags, checkpoint, place of the files, model. */
 async function run(options: GenerateArguments): Promise<void> {
-  await checkFolder(options.out)
-  const engine = await startEngine(options.engine)
+  const { serving } = await openCheckpoint(options.engine.modelDir)
+  const request = toRequest(options, serving.size.default)
+  checkRequest(request, serving)
+  const interrupts = watchInterrupts()
+  const files = await openOutputFiles(options)
   try {
-    const result = await generate(engine, options)
-    await writeFile(options.out, result.bytes)
-    await writeFile(
-      options.sidecar,
-      `${JSON.stringify(toSidecar(engine, options, result), null, 2)}\n`,
-    )
+    const { info, result } = await generate(options, request, interrupts.signal)
+    const sidecar = toSidecar(info, options, result)
+    await files.finish(result.bytes, `${JSON.stringify(sidecar, null, 2)}\n`)
     const { width, height, seed, steps } = result
     console.log(`${options.out}  ${width}x${height}, seed ${seed}, ${steps} steps`)
     console.log(options.sidecar)
-    if (engine.info.notice) console.error(engine.info.notice)
+    if (info.notice) console.error(info.notice)
   } finally {
-    await engine.close()
+    await files.discard()
+    interrupts.end()
   }
 }
 
-async function generate(engine: Engine, options: GenerateArguments): Promise<ImageResult> {
-  const controller = new AbortController()
-  const onInterrupt = () => controller.abort()
-  process.once('SIGINT', onInterrupt).once('SIGTERM', onInterrupt)
-  const display = createProgressDisplay(process.stderr)
-  const [width = 0, height = 0] = (options.size ?? engine.info.size.default).split('x').map(Number)
-  const request = {
+function toRequest(options: GenerateArguments, defaultSize: string): ImageRequest {
+  return {
     prompt: options.prompt,
-    width,
-    height,
+    ...readSize(options.size ?? defaultSize),
     seed: options.seed ?? randomInt(SEED_END),
     format: options.format,
     ...(options.steps === undefined ? {} : { steps: options.steps }),
     ...(options.guidanceScale === undefined ? {} : { guidanceScale: options.guidanceScale }),
   }
+}
+
+async function generate(
+  options: GenerateArguments,
+  request: ImageRequest,
+  signal: AbortSignal,
+): Promise<{ info: ModelInfo; result: ImageResult }> {
+  const engine = await startEngine({ ...options.engine, signal })
+  const display = createProgressDisplay(process.stderr)
   try {
-    return await engine.generate(request, {
-      signal: controller.signal,
-      onProgress: (progress) => display.show(progress),
-    })
+    const onProgress = (progress: Progress) => display.show(progress)
+    return { info: engine.info, result: await engine.generate(request, { signal, onProgress }) }
   } finally {
     display.end()
-    process.off('SIGINT', onInterrupt).off('SIGTERM', onInterrupt)
+    await engine.close()
   }
 }
 
 /** Everything needed to make the same picture again, in the words of the API. */
-function toSidecar(engine: Engine, options: GenerateArguments, result: ImageResult) {
+function toSidecar(info: ModelInfo, options: GenerateArguments, result: ImageResult) {
   return {
-    model: engine.info.model,
+    model: info.model,
     prompt: options.prompt,
     size: `${result.width}x${result.height}`,
     seed: result.seed,
@@ -94,31 +109,25 @@ function toSidecar(engine: Engine, options: GenerateArguments, result: ImageResu
     content_type: result.contentType,
     size_bytes: result.bytes.length,
     sha256: result.sha256,
-    weights_hash: engine.info.weightsHash,
-    provider: engine.info.provider,
+    weights_hash: info.weightsHash,
+    provider: info.provider,
     timings_ms: result.timingsMs,
-    notice: engine.info.notice,
+    notice: info.notice,
   }
-}
-
-/** Found before the work and not after it. */
-async function checkFolder(out: string): Promise<void> {
-  await mkdir(dirname(out), { recursive: true }).catch((cause: unknown) => {
-    throw new UsageError(`--out: folder ${dirname(out)} cannot be made`, { cause })
-  })
 }
 
 function describeError(error: unknown): string {
   if (error instanceof UsageError) return `${error.message}\n\n${USAGE}`
-  if (!(error instanceof EngineError)) return error instanceof Error ? error.message : String(error)
-  const flag = error.field === null ? undefined : FLAG_OF[error.field]
-  if (flag && error.field) return `${flag}${error.message.slice(error.field.length)}`
-  return error.code === 'model_invalid' ? `--model: ${error.message}` : error.message
+  const { code, field, message } = toEngineError(error)
+  const flag = field === null ? undefined : FLAG_OF[field]
+  if (flag && field) return `${flag}${message.slice(field.length)}`
+  if (code === 'model_invalid') return `--model: ${message}`
+  return code === 'provider_unavailable' ? `--provider: ${message}` : message
 }
 
 function exitCodeOf(error: unknown): number {
   if (error instanceof UsageError) return EXIT_USAGE
-  if (!(error instanceof EngineError)) return 1
-  if (error.code === 'canceled') return EXIT_INTERRUPTED
-  return error.code === 'invalid_request' || error.code === 'model_invalid' ? EXIT_USAGE : 1
+  const { code } = toEngineError(error)
+  if (code === 'canceled') return EXIT_INTERRUPTED
+  return USAGE_CODES.has(code) ? EXIT_USAGE : 1
 }

@@ -1,11 +1,12 @@
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 
 import { openCheckpoint } from '../model/checkpoint.ts'
-import { compareAutoregressive, compareTokenizer } from '../parity/autoregressive.ts'
+import { compareAutoregressive, compareChunks, compareTokenizer } from '../parity/autoregressive.ts'
 import { readCases } from '../parity/cases.ts'
 import { compareDiffusion, compareGlyph, compareSchedule } from '../parity/diffusion.ts'
 import { agrees, formatRows, TOLERANCE } from '../parity/report.ts'
 import type { ParityRow } from '../parity/report.ts'
+import { CALLER_FOLDER } from './env.ts'
 
 /** Compares every stage with tensors that the reference implementation wrote. */
 
@@ -32,7 +33,7 @@ if (dir === undefined || dir.startsWith('-') || rest.length > 0) {
   process.exitCode = dir === '--help' ? 0 : EXIT_USAGE
 } else {
   try {
-    process.exitCode = (await run(dir)) ? 0 : 1
+    process.exitCode = (await run(resolve(CALLER_FOLDER, dir))) ? 0 : 1
   } catch (error) {
     console.error(error instanceof Error ? error.message : String(error))
     process.exitCode = EXIT_USAGE
@@ -47,11 +48,14 @@ async function run(folder: string): Promise<boolean> {
   const checkpoint = await openCheckpoint(join(folder, 'checkpoint'))
   const rows: ParityRow[] = []
   const uncovered: string[] = []
-  for (const parityCase of await readCases(folder)) {
+  const cases = await readCases(folder)
+  for (const parityCase of cases) {
     const compare = COMPARISONS.get(parityCase.kind)
     if (compare) rows.push(...(await compare(checkpoint, folder, parityCase)))
     else uncovered.push(`${parityCase.name}: not covered yet (kind ${parityCase.kind})`)
   }
+  const written = cases.find(({ kind }) => kind === 'autoregressive')
+  if (written) rows.push(await compareChunks(checkpoint, written))
   if (rows.length === 0) throw new Error(`${join(folder, 'cases')}: no case of a known kind`)
   for (const line of [...formatRows(rows), ...uncovered]) console.log(line)
   const failed = rows.filter((row) => !agrees(row)).length

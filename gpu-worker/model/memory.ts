@@ -30,7 +30,8 @@ export async function requireMemory(
   )
 }
 
-async function widenedBytes(checkpoint: Checkpoint): Promise<number> {
+/** Size of the float32 copies that opening every stage on a processor makes. */
+export async function widenedBytes(checkpoint: Checkpoint): Promise<number> {
   let bytes = 0
   for (const folder of TENSOR_FOLDERS) {
     const tensors = await checkpoint.tensors(folder)

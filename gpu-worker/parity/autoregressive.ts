@@ -3,16 +3,19 @@ import type { ParityCase } from './cases.ts'
 import { compareFloats, compareIntegers } from './report.ts'
 import type { ParityRow } from './report.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
+import type { AutoregressiveConfig } from '../model/config.ts'
 import { buildDecoder } from '../model/decoder.ts'
 import type { TokenChoice } from '../model/decoder.ts'
 import { createRotaryTable } from '../model/rope.ts'
+import type { Positions } from '../model/rope.ts'
 import { startDecoderRun } from '../pipeline/decoder-run.ts'
 import type { Draws } from '../pipeline/decoder-run.ts'
 import { planPositions } from '../pipeline/positions.ts'
 import { openPromptRenderer, planGrids } from '../pipeline/prompt.ts'
 import { openSession } from '../pipeline/session.ts'
+import type { Session } from '../pipeline/session.ts'
 import { openTokenizer } from '../pipeline/tokenizer.ts'
-import { upsample } from '../pipeline/visual-tokens.ts'
+import { openVisualTokenWriter, upsample } from '../pipeline/visual-tokens.ts'
 
 /** Steps per run while following a reference: more than one run, so that the carried cache is tested. */
 const CHUNK_TOKENS = 100
@@ -67,6 +70,39 @@ export async function compareAutoregressive(
   ]
 }
 
+/** Runs of one token each, the size that the product uses, and another that ends elsewhere. */
+const CHUNK_SIZES = [1, 32, 100]
+
+/**
+ * Writes the tokens of one `autoregressive` case as the product does, sampling included, in chunks of several sizes:
+ * all of them must give the same tokens. The reference draws from another generator, so it has none to compare with.
+ */
+export async function compareChunks(
+  checkpoint: Checkpoint,
+  parityCase: ParityCase,
+): Promise<ParityRow> {
+  const request = {
+    prompt: required(parityCase, 'prompt'),
+    width: required(parityCase, 'width'),
+    height: required(parityCase, 'height'),
+    seed: 1,
+  }
+  const written: number[][] = []
+  for (const chunkTokens of CHUNK_SIZES) {
+    const options = { compute: 'float32', threads: 1, chunkTokens } as const
+    const writer = await openVisualTokenWriter(checkpoint, options)
+    try {
+      const visual = await writer.write(request, { onChunk: async () => {} })
+      written.push([...visual.written])
+    } finally {
+      await writer.close()
+    }
+  }
+  const [first = [], ...others] = written
+  const stage = `sampled tokens in chunks of ${CHUNK_SIZES.join(', ')}`
+  return compareIntegers(parityCase.name, stage, others.flat(), [...first, ...first])
+}
+
 /** Compares the ids of every text of a `tokenizer` case. */
 export async function compareTokenizer(
   checkpoint: Checkpoint,
@@ -99,15 +135,14 @@ interface Followed {
   logits: Float32Array
 }
 
-async function follow(
-  checkpoint: Checkpoint,
-  input: {
-    ids: number[]
-    positions: Parameters<typeof createRotaryTable>[0]
-    choice: TokenChoice
-    forced: number[]
-  },
-): Promise<Followed> {
+interface Following {
+  ids: number[]
+  positions: Positions
+  choice: TokenChoice
+  forced: number[]
+}
+
+async function follow(checkpoint: Checkpoint, input: Following): Promise<Followed> {
   const { autoregressive: config, generation } = checkpoint
   const graph = buildDecoder({
     config,
@@ -118,6 +153,18 @@ async function follow(
     withLogits: true,
   })
   const session = await openSession(graph, { threads: 1 })
+  try {
+    return await followIn(session, config, input)
+  } finally {
+    await session.close()
+  }
+}
+
+async function followIn(
+  session: Session,
+  config: AutoregressiveConfig,
+  input: Following,
+): Promise<Followed> {
   const rotary = createRotaryTable(input.positions, config.rope)
   // One draw more than there are forced tokens, to see the logits after the last of them.
   const count = input.forced.length + 1
@@ -135,7 +182,6 @@ async function follow(
     rows.push(...prompt.slice(-config.visionVocabularySize), ...floatsOf(chunk.stepLogits))
     tokens.push(...chunk.tokens.map(Number))
   }
-  await session.close()
   return { tokens, promptLogits, logits: Float32Array.from(rows) }
 }
 

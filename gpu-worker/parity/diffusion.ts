@@ -76,9 +76,7 @@ export async function compareDiffusion(
   const layout = { channels: inChannels, patch: patchSize, ...grid }
   const { single, patches } = await runDenoiser(checkpoint, { dir, parityCase, layout })
   const latents = fromPatches(patches, layout)
-  const decoder = await openPixelDecoder(checkpoint, OPTIONS)
-  const planes = await decoder.decode(latents, grid)
-  await decoder.close()
+  const planes = await decodeOnce(checkpoint, latents, grid)
   const floats = async (stage: string, actual: ArrayLike<number>, tensor: string) =>
     compareFloats(name, stage, actual, await tensors.floats(tensor))
   return [
@@ -91,6 +89,19 @@ export async function compareDiffusion(
     await floats('final latents', latents, 'final_latents'),
     await floats('picture', interleave(planes), 'image'),
   ]
+}
+
+async function decodeOnce(
+  checkpoint: Checkpoint,
+  latents: Float32Array,
+  grid: { rows: number; columns: number },
+): Promise<Float32Array> {
+  const decoder = await openPixelDecoder(checkpoint, OPTIONS)
+  try {
+    return await decoder.decode(latents, grid)
+  } finally {
+    await decoder.close()
+  }
 }
 
 /** The single call of the case, and the patches after all of its steps. */

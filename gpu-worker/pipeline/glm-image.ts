@@ -191,7 +191,7 @@ async function generate(
     seed,
     steps: request.steps,
     guidanceScale: request.guidanceScale,
-    tokenCount: visual.writtenCount,
+    tokenCount: visual.written.length,
     timingsMs: timer.read(),
   }
 }

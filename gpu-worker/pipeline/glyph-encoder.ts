@@ -4,12 +4,10 @@ import type { ComputeType } from '../onnx/graph.ts'
 import { extractGlyphTexts, toGlyphIds } from './glyph.ts'
 import { takeFloats } from './outputs.ts'
 import { openSession } from './session.ts'
-import type { HostTensor, Provider } from './session.ts'
+import type { HostTensor, SessionOptions } from './session.ts'
 
-export interface StageOptions {
+export interface StageOptions extends SessionOptions {
   compute: ComputeType
-  threads?: number
-  provider?: Provider
 }
 
 export interface GlyphEncoder {

@@ -14,6 +14,16 @@ export interface HostTensor {
 
 export type Provider = 'cpu' | 'cuda'
 
+export interface SessionOptions {
+  threads?: number
+  provider?: Provider
+  /**
+   * False leaves weights in the type of the file and casts them at each run: a session of any size then opens at
+   * once in little memory, and each run is several times slower.
+   */
+  foldWeights?: boolean
+}
+
 export interface Session {
   /** Runs the graph once; blocks the event loop until it is done. Outputs belong to the caller. */
   run(feeds: Feeds, outputs?: readonly string[]): Promise<Feeds>
@@ -30,12 +40,10 @@ export interface Session {
  * silent fall-back.
  *
  * @param bytes an encoded ONNX model
- * @param options.foldWeights false leaves weights in the type of the file and casts them at each run: a
- *   session of any size then opens at once in little memory, and each run is several times slower
  */
 export async function openSession(
   bytes: Uint8Array,
-  options: { threads?: number; provider?: Provider; foldWeights?: boolean } = {},
+  options: SessionOptions = {},
 ): Promise<Session> {
   const provider = options.provider ?? 'cpu'
   const session = await ort.InferenceSession.create(bytes, {

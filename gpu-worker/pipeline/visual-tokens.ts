@@ -18,8 +18,8 @@ export interface VisualTokens {
   readonly tokens: Int32Array
   /** The same codes with every cell repeated 2 x 2: one per denoiser patch, row-major. */
   readonly priorTokenIds: Int32Array
-  /** All tokens written, the preview's included. */
-  readonly writtenCount: number
+  /** All tokens in the order of writing: those of the preview first. */
+  readonly written: Int32Array
 }
 
 export interface VisualTokenWriter {
@@ -81,8 +81,9 @@ export async function openVisualTokenWriter(
         written.push(...chunk.tokens.map(Number))
         await hooks.onChunk(written.length, total)
       }
-      const tokens = Int32Array.from(written.slice(previewCount))
-      return { tokens, priorTokenIds: upsample(tokens, grids.large), writtenCount: total }
+      const all = Int32Array.from(written)
+      const tokens = all.slice(previewCount)
+      return { tokens, priorTokenIds: upsample(tokens, grids.large), written: all }
     },
   }
 }

@@ -2,24 +2,26 @@
 export interface LocalEnv {
   DATABASE_URL: string | undefined
   SQS_QUEUE_URL: string | undefined
-  SQS_DLQ_URL: string | undefined
-  SQS_ENDPOINT: string | undefined
   S3_BUCKET: string | undefined
   MODEL_DIR: string | undefined
   KEY_PEPPER: string | undefined
 }
 
-/** What the user has named. */
+/**
+ * What the user has named. An empty variable names nothing, as for the parts.
+ *
+ * @throws when a variable can be seen to be wrong before anything is started
+ */
 export function readLocalEnv(): LocalEnv {
   const { env } = process
+  if (env.DATABASE_URL && !/^postgres(ql)?:\/\//.test(env.DATABASE_URL))
+    throw new Error('DATABASE_URL must begin with postgres://')
   return {
-    DATABASE_URL: env.DATABASE_URL,
-    SQS_QUEUE_URL: env.SQS_QUEUE_URL,
-    SQS_DLQ_URL: env.SQS_DLQ_URL,
-    SQS_ENDPOINT: env.SQS_ENDPOINT,
-    S3_BUCKET: env.S3_BUCKET,
-    MODEL_DIR: env.MODEL_DIR,
-    KEY_PEPPER: env.KEY_PEPPER,
+    DATABASE_URL: env.DATABASE_URL || undefined,
+    SQS_QUEUE_URL: env.SQS_QUEUE_URL || undefined,
+    S3_BUCKET: env.S3_BUCKET || undefined,
+    MODEL_DIR: env.MODEL_DIR || undefined,
+    KEY_PEPPER: env.KEY_PEPPER || undefined,
   }
 }
 

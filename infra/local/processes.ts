@@ -1,8 +1,10 @@
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
-import { createWriteStream } from 'node:fs'
+import { once } from 'node:events'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { killGroup } from './kill-group.ts'
+import { openLogFile } from './log-file.ts'
 
 export interface PartOptions {
   name: string
@@ -12,8 +14,10 @@ export interface PartOptions {
   logDir: string
   /** The event of its log that says it is ready. */
   readyEvent: string
-  /** Told in words when the part dies or comes back. */
+  /** Told in words when the part dies or comes back, and when its log is lost. */
   say: (text: string) => void
+  /** Told of each process that is started. */
+  onSpawn: (child: ChildProcess) => void
   /** Called at each death that nobody asked for, before it is started again. */
   onDeath?: () => void
 }
@@ -61,7 +65,9 @@ export function startPart(options: PartOptions): Part {
     const startedMs = Date.now()
     const words: string[] = []
     child = spawnLogged(options, words, onReady)
-    child.once('exit', (code, signal) => {
+    options.onSpawn(child)
+    // Closed, and not only gone: its last words are read.
+    child.once('close', (code, signal) => {
       child = null
       if (isStopping) return
       options.onDeath?.()
@@ -88,8 +94,8 @@ export function startPart(options: PartOptions): Part {
       if (timer) clearTimeout(timer)
       const running = child
       if (!running) return
-      const ended = new Promise<void>((resolve) => running.once('exit', () => resolve()))
-      const insist = setTimeout(() => running.kill('SIGKILL'), insistAfterMs)
+      const ended = once(running, 'close')
+      const insist = setTimeout(() => killGroup(running), insistAfterMs)
       running.kill('SIGTERM')
       await ended
       clearTimeout(insist)
@@ -98,7 +104,7 @@ export function startPart(options: PartOptions): Part {
 }
 
 function spawnLogged(options: PartOptions, words: string[], onReady: () => void): ChildProcess {
-  const { script, env, logDir, name, readyEvent } = options
+  const { script, env, logDir, name, readyEvent, say } = options
   const child = spawn(process.execPath, [...NODE_FLAGS, script], {
     env,
     // The last one is never written to: that it closes tells the part that this process has ended.
@@ -106,16 +112,20 @@ function spawnLogged(options: PartOptions, words: string[], onReady: () => void)
     // A Ctrl-C in the terminal goes to the launcher alone, which stops the parts in order.
     detached: true,
   })
-  const file = createWriteStream(join(logDir, `${name}.log`), { flags: 'a', mode: 0o600 })
+  const log = openLogFile(join(logDir, `${name}.log`), {
+    onTrouble: (text) => say(`${text}\nThe ${name} goes on without a log.`),
+  })
   for (const stream of [child.stdout, child.stderr]) {
     if (!stream) continue
     createInterface({ input: stream }).on('line', (line) => {
-      file.write(`${line}\n`)
+      log.write(line)
       words.push(line)
       words.splice(0, Math.max(0, words.length - 20))
       if (line.includes(`"event":"${readyEvent}"`)) onReady()
     })
   }
-  child.once('close', () => file.end())
+  // A process that could not be made closes as well, and is tried again like one that died.
+  child.on('error', (error) => words.push(error.message))
+  child.once('close', () => log.close())
   return child
 }

@@ -8,6 +8,8 @@ export interface LocalQueue {
   readonly queueUrl: string
   readonly deadLetterUrl: string
   readonly region: string
+  /** What gateway and worker need in their environment; keys of AWS are left to the bucket. */
+  readonly env: Record<string, string>
   stop(): Promise<void>
 }
 
@@ -49,6 +51,14 @@ export async function startQueue(port = 0): Promise<LocalQueue> {
     queueUrl: urlOf('jobs'),
     deadLetterUrl: urlOf('jobs-dead'),
     region: REGION,
+    env: {
+      SQS_QUEUE_URL: urlOf('jobs'),
+      SQS_DLQ_URL: urlOf('jobs-dead'),
+      SQS_ENDPOINT: endpoint,
+      SQS_REGION: REGION,
+      SQS_ACCESS_KEY_ID: LOCAL_CREDENTIALS.accessKeyId,
+      SQS_SECRET_ACCESS_KEY: LOCAL_CREDENTIALS.secretAccessKey,
+    },
     async stop() {
       // Open long polls would keep the server up for twenty seconds.
       app.server.closeAllConnections()

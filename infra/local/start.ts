@@ -1,3 +1,4 @@
+import type { ChildProcess } from 'node:child_process'
 import { createServer } from 'node:net'
 import { resolve } from 'node:path'
 import { closeDatabase, openDatabase } from '../../db/client.ts'
@@ -9,30 +10,31 @@ import { restageDispatch } from '../../db/outbox.ts'
 import { endLeases } from '../../db/restage-job.ts'
 import { childEnv, readLocalEnv } from './env.ts'
 import { createLocalKey, ensureFirstKey } from './first-key.ts'
+import { assertCheckpoint } from './model-dir.ts'
 import { HELP, readOptions } from './options.ts'
 import type { StartOptions } from './options.ts'
 import { startPostgres } from './postgres.ts'
 import { startPart } from './processes.ts'
 import type { Part } from './processes.ts'
-import { LOCAL_CREDENTIALS, startQueue } from './queue.ts'
+import { startQueue } from './queue.ts'
+import { createShutdown } from './shutdown.ts'
+import type { Shutdown } from './shutdown.ts'
 import { openState } from './state.ts'
 import type { LocalState } from './state.ts'
+import { welcome } from './welcome.ts'
 
-/** Everything is stopped within ten seconds: the worker hands back its job in eight. */
+/** The worker hands back its job in eight seconds; the gateway lets calls end for five. */
 const WORKER_STOP_MS = 8_500
 const GATEWAY_STOP_MS = 6_000
+/** One Ctrl-C may arrive twice: from the terminal, and passed on by npm. */
+const SAME_KEY_MS = 1_000
 const MAX_RESTAGED = 100_000
 
 const say = (text: string) => console.log(text)
 
-/** Ends what was started, newest first. */
-type Cleanup = () => Promise<unknown>
-
 /** One start, from the first part to the last. */
 interface Run {
-  readonly cleanups: Cleanup[]
-  /** Aborted when everything is to be stopped. */
-  readonly leaving: AbortSignal
+  readonly shutdown: Shutdown
   /** Stops everything because of something that cannot be mended here. */
   readonly fail: (reason: string) => void
 }
@@ -44,32 +46,42 @@ async function main(): Promise<void> {
     console.log(HELP)
     return
   }
-  await assertPortFree(options.port)
-  const cleanups: Cleanup[] = []
-  const leaving = new AbortController()
-  let stopping: Promise<void> | null = null
-  const stop = () => {
-    leaving.abort(new Error('stopped while it started'))
-    return (stopping ??= stopAll(cleanups))
-  }
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(signal, () => {
-      console.log('\nStopping: unfinished jobs go on at the next start.')
-      void stop().then(() => process.exit(0))
-    })
-  }
+  const shutdown = createShutdown(say)
+  const leave = (code: number) => void shutdown.stop().then(() => process.exit(code))
+  listenForSignals(shutdown, leave)
   const fail = (reason: string) => {
-    if (leaving.signal.aborted) return
+    if (shutdown.leaving.aborted) return
     console.error(`${reason} Stopping.`)
-    void stop().then(() => process.exit(1))
+    leave(1)
   }
   try {
+    await assertCheckpoint(options.modelDir, options.modelName)
+    await assertPortFree(options.port)
+    shutdown.leaving.throwIfAborted()
     const state = await openState(options.stateDir)
-    cleanups.push(() => state.release())
-    await startAll(options, state, env, { cleanups, leaving: leaving.signal, fail })
+    shutdown.addBase(async () => state.release())
+    say(`Starting on ${state.dir}`)
+    await startAll(options, state, env, { shutdown, fail })
   } catch (error) {
-    await stop()
-    throw error
+    // What a stop has torn away is not what went wrong.
+    if (shutdown.leaving.aborted) return
+    console.error(error instanceof Error ? error.message : String(error))
+    leave(1)
+  }
+}
+
+function listenForSignals(shutdown: Shutdown, leave: (code: number) => void): void {
+  let sinceMs = 0
+  // SIGHUP: the terminal was closed. Nobody reads any more then, and writing is an error that has to be heard.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (!shutdown.leaving.aborted) {
+        say('\nStopping. Unfinished jobs go on at the next start. Ctrl-C again kills what is left.')
+        sinceMs = performance.now()
+        leave(0)
+      } else if (performance.now() - sinceMs > SAME_KEY_MS) shutdown.hurry()
+    })
   }
 }
 
@@ -79,13 +91,18 @@ async function startAll(
   env: ReturnType<typeof readLocalEnv>,
   run: Run,
 ): Promise<void> {
-  const { cleanups, leaving } = run
+  const { shutdown } = run
+  const { leaving } = shutdown
   const pepper = env.KEY_PEPPER ?? state.secrets.pepper
   const url = env.DATABASE_URL ?? (await startDatabase(state, run))
-  await migrateDatabase(url)
+  await migrateDatabase(url).catch((cause: unknown) => {
+    const name = env.DATABASE_URL === undefined ? 'The embedded database' : 'DATABASE_URL'
+    throw new Error(`${name} cannot be used: ${String(cause)}`, { cause })
+  })
+  leaving.throwIfAborted()
   const db = openDatabase(url, { maxConnections: 2, applicationName: 'glyphpress-start' })
-  cleanups.push(() => closeDatabase(db))
-  const queueEnv = env.SQS_QUEUE_URL === undefined ? await startLocalQueue(cleanups) : {}
+  shutdown.addPart(() => closeDatabase(db))
+  const queueEnv = env.SQS_QUEUE_URL === undefined ? await startLocalQueue(shutdown) : {}
   // With the folder locked and the database our own, no worker but ours can be on these jobs.
   const isAlone = env.DATABASE_URL === undefined
   await resumeJobs(db, isAlone)
@@ -105,12 +122,16 @@ async function startAll(
       DATABASE_URL: url,
       ...(env.S3_BUCKET === undefined ? { OBJECT_DIR: state.objectDir } : {}),
     },
-    onWorkerDeath: () => void resumeJobs(db, isAlone).catch(report),
+    shutdown,
+    onWorkerDeath: () => {
+      resumeJobs(db, isAlone).catch((error: unknown) => {
+        if (!leaving.aborted)
+          say(`The jobs of the worker go on at the next start: ${String(error)}`)
+      })
+    },
   })
-  cleanups.push(
-    () => gateway.stop(GATEWAY_STOP_MS),
-    () => worker.stop(WORKER_STOP_MS),
-  )
+  shutdown.addPart(() => gateway.stop(GATEWAY_STOP_MS))
+  shutdown.addPart(() => worker.stop(WORKER_STOP_MS))
   await Promise.all([gateway.ready, worker.ready])
   // A key is shown once, so it is made when nothing can go wrong any more before it is shown.
   const makeKey = options.isKeyWanted ? createLocalKey : ensureFirstKey
@@ -127,15 +148,20 @@ interface PartsInput {
   pokeSecret: string
   /** What both processes need to know. */
   shared: Record<string, string>
+  shutdown: Shutdown
   onWorkerDeath: () => void
 }
 
 function startParts(input: PartsInput): { gateway: Part; worker: Part } {
-  const { options, state, address, shared } = input
-  const common = { logDir: state.logDir, say }
+  const { options, state, address, shared, shutdown } = input
+  const named = (name: string) => ({
+    name,
+    say,
+    logDir: state.logDir,
+    onSpawn: (child: ChildProcess) => shutdown.watch(name, child),
+  })
   const gateway = startPart({
-    ...common,
-    name: 'gateway',
+    ...named('gateway'),
     script: resolve('edge/node.ts'),
     readyEvent: 'listening',
     env: childEnv({
@@ -148,8 +174,7 @@ function startParts(input: PartsInput): { gateway: Part; worker: Part } {
     }),
   })
   const worker = startPart({
-    ...common,
-    name: 'worker',
+    ...named('worker'),
     script: resolve('gpu-worker/main.ts'),
     readyEvent: 'ready',
     env: childEnv({
@@ -164,13 +189,15 @@ function startParts(input: PartsInput): { gateway: Part; worker: Part } {
   return { gateway, worker }
 }
 
-async function startDatabase(state: LocalState, { cleanups, fail }: Run): Promise<string> {
+async function startDatabase(state: LocalState, { shutdown, fail }: Run): Promise<string> {
   const starting = startPostgres({
     dataDir: state.databaseDir,
     password: state.secrets.databasePassword,
+    signal: shutdown.leaving,
+    onSpawn: (child) => shutdown.watch('database', child),
   })
   // A stop that comes while it starts waits for it, so that no server is left behind.
-  cleanups.push(() =>
+  shutdown.addBase(() =>
     starting.then(
       (server) => server.stop(),
       () => {},
@@ -181,17 +208,10 @@ async function startDatabase(state: LocalState, { cleanups, fail }: Run): Promis
   return server.url
 }
 
-async function startLocalQueue(cleanups: Cleanup[]): Promise<Record<string, string>> {
+async function startLocalQueue(shutdown: Shutdown): Promise<Record<string, string>> {
   const queue = await startQueue()
-  cleanups.push(() => queue.stop())
-  return {
-    SQS_QUEUE_URL: queue.queueUrl,
-    SQS_DLQ_URL: queue.deadLetterUrl,
-    SQS_ENDPOINT: queue.endpoint,
-    AWS_REGION: queue.region,
-    AWS_ACCESS_KEY_ID: LOCAL_CREDENTIALS.accessKeyId,
-    AWS_SECRET_ACCESS_KEY: LOCAL_CREDENTIALS.secretAccessKey,
-  }
+  shutdown.addBase(() => queue.stop())
+  return queue.env
 }
 
 /**
@@ -202,17 +222,6 @@ async function startLocalQueue(cleanups: Cleanup[]): Promise<Record<string, stri
 async function resumeJobs(db: Db, isAlone: boolean): Promise<void> {
   if (isAlone) await endLeases(db)
   await restageDispatch(db, { olderThanSeconds: 0, limit: MAX_RESTAGED })
-}
-
-/** Worker and gateway end side by side, then what they stood on, newest first. */
-async function stopAll(cleanups: Cleanup[]): Promise<void> {
-  const parts = cleanups.splice(-2)
-  await Promise.all(parts.map((cleanup) => cleanup().catch(report)))
-  while (cleanups.length > 0) await cleanups.pop()?.().catch(report)
-}
-
-function report(error: unknown): void {
-  console.error(`While stopping: ${String(error)}`)
 }
 
 async function assertPortFree(port: number): Promise<void> {
@@ -228,30 +237,6 @@ async function assertPortFree(port: number): Promise<void> {
     probe.listen(port, '127.0.0.1', free)
   })
   await new Promise((closed) => probe.close(closed))
-}
-
-function welcome(about: {
-  address: string
-  key: string | null
-  notice: string | null
-  logDir: string
-}): string {
-  const shownKey = about.key ?? '$GLYPHPRESS_KEY'
-  return [
-    '',
-    `Glyphpress runs at ${about.address}`,
-    about.key === null
-      ? '  API key   shown at the first start; put it into GLYPHPRESS_KEY, or get another with --new-key'
-      : `  API key   ${about.key}   (shown this once, stored as a hash)`,
-    `  logs      ${about.logDir}`,
-    ...(about.notice === null ? [] : [`  model     ${about.notice}`]),
-    '',
-    'Draw a picture:',
-    '',
-    `curl -s ${about.address}/v1/images/generations -H 'Authorization: Bearer ${shownKey.startsWith('$') ? `'"${shownKey}"` : `${shownKey}'`} -H 'Content-Type: application/json' -d '{"prompt":"A navy poster with the title \\"GRAND OPENING\\""}'`,
-    '',
-    'Ctrl-C stops everything.',
-  ].join('\n')
 }
 
 try {

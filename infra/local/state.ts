@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { chmod, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { access, chmod, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 
 /** Secrets of one installation, made at its first start. */
 export interface LocalSecrets {
@@ -14,8 +16,8 @@ export interface LocalState {
   readonly objectDir: string
   readonly logDir: string
   readonly secrets: LocalSecrets
-  /** Lets another start use the folder. Safe to repeat. */
-  release(): Promise<void>
+  /** Lets another start use the folder; so does the end of this process, whatever ends it. Safe to repeat. */
+  release(): void
 }
 
 /**
@@ -28,14 +30,14 @@ export async function openState(dir: string): Promise<LocalState> {
   await mkdir(folder, { recursive: true })
   // The database server runs under a user of its own when we are root, and has to pass through.
   await chmod(folder, 0o711)
-  await takeLock(join(folder, 'lock'))
+  const release = await takeLock(folder)
   const state = {
     dir: folder,
     databaseDir: join(folder, 'postgres'),
     objectDir: join(folder, 'objects'),
     logDir: join(folder, 'logs'),
     secrets: await readSecrets(join(folder, 'secrets.json')),
-    release: () => rm(join(folder, 'lock'), { force: true }),
+    release,
   }
   await mkdir(state.objectDir, { recursive: true, mode: 0o700 })
   await mkdir(state.logDir, { recursive: true, mode: 0o700 })
@@ -56,33 +58,36 @@ async function readSecrets(path: string): Promise<LocalSecrets> {
   return secrets
 }
 
-/** The lock holds a process id; one whose process is gone is taken over. */
-async function takeLock(path: string): Promise<void> {
-  for (let attempt = 0; attempt < 2; attempt++) {
-    try {
-      const handle = await open(path, 'wx', 0o600)
-      await handle.writeFile(String(process.pid))
-      await handle.close()
-      return
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    }
-    const pid = Number(await readFile(path, 'utf8').catch(() => ''))
-    if (pid > 0 && isAlive(pid)) {
-      throw new Error(
-        `${path} is held by process ${pid}: Glyphpress already runs on this folder. Stop it, or name another with --state-dir.`,
-      )
-    }
-    await rm(path, { force: true })
-  }
-  throw new Error(`${path} cannot be taken`)
-}
+/** SQLite's answer when another holds the file. */
+const BUSY = 5
 
-function isAlive(pid: number): boolean {
+/**
+ * Takes the folder by a lock of the operating system on an empty file, which SQLite is the only way to in Node.
+ * It ends with the process that holds it. A process id in a file would not do: after a kill the number may be
+ * another process's, in a container that is started again even our own.
+ */
+async function takeLock(folder: string): Promise<() => void> {
+  const path = join(folder, 'lock.sqlite')
+  const holder = join(folder, 'pid')
+  const lock = new DatabaseSync(path)
   try {
-    process.kill(pid, 0)
-    return true
+    // Nothing is ever written, so that a full disk does not bar the way.
+    lock.exec('pragma journal_mode = memory; begin exclusive')
+    // A file that we may only read is locked without a complaint, but not against others.
+    await access(path, constants.W_OK)
+    await writeFile(holder, String(process.pid), { mode: 0o644 })
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
+    lock.close()
+    if ((error as { errcode?: number }).errcode !== BUSY) throw error
+    const pid = await readFile(holder, 'utf8').catch(() => 'unknown')
+    throw new Error(
+      `Glyphpress already runs on ${folder}, as process ${pid}. Stop it, or name another folder with --state-dir.`,
+      { cause: error },
+    )
+  }
+  let isHeld = true
+  return () => {
+    if (isHeld) lock.close()
+    isHeld = false
   }
 }

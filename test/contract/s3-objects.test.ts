@@ -1,18 +1,20 @@
 import { GetObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3'
 import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { createId } from '../../db/ids.ts'
 import { createS3Objects } from '../../edge/objects.ts'
 import type { S3Settings } from '../../edge/objects.ts'
 import { startBucket } from '../support/bucket.ts'
 import type { TestBucket } from '../support/bucket.ts'
 
 const BYTES = Buffer.from('the bytes of a picture')
+const JOB_ID = createId('job')
 const KEY = keyOf(BYTES)
 let server: TestBucket
 
-function keyOf(bytes: Buffer): string {
+function keyOf(bytes: Buffer, jobId = JOB_ID): string {
   const sha256 = createHash('sha256').update(bytes).digest('hex')
-  return `images/${sha256.slice(0, 2)}/${sha256}.png`
+  return `images/${jobId}/0-1-${sha256}.png`
 }
 
 beforeAll(async () => {
@@ -21,8 +23,8 @@ beforeAll(async () => {
 })
 afterAll(() => server.close())
 
-async function put(bytes: Buffer): Promise<string> {
-  const key = keyOf(bytes)
+async function put(bytes: Buffer, jobId = JOB_ID): Promise<string> {
+  const key = keyOf(bytes, jobId)
   await server.client.send(
     new PutObjectCommand({ Bucket: 'pictures', Key: key, Body: bytes, ContentType: 'image/png' }),
   )
@@ -53,16 +55,20 @@ describe('S3 store', () => {
     expect(await new Response(stored?.body).text()).toBe(BYTES.toString())
   })
 
-  test('a missing object reads as null, and removing it is done', async () => {
-    const key = keyOf(Buffer.from('nothing'))
-    expect(await store().read(key)).toBe(null)
-    await store().remove(key)
+  test('a missing object reads as null, and removing the objects of a job without any is done', async () => {
+    expect(await store().read(keyOf(Buffer.from('nothing')))).toBe(null)
+    await store().remove(createId('job'))
   })
 
-  test('a removed object is gone for every way of reading', async () => {
-    const key = await put(Buffer.from('to be removed'))
+  test('the objects of a removed job are gone for every way of reading, all of them and no others', async () => {
+    const jobId = createId('job')
+    const key = await put(Buffer.from('to be removed'), jobId)
+    const second = await put(Buffer.from('never noted by its worker'), jobId)
     const url = (await store().presign?.(key, 60, 'image/png')) ?? ''
-    await store().remove(key)
+    await store().remove(jobId)
+    await store().remove(jobId)
+    expect(await store().read(second)).toBe(null)
+    expect(await store().read(KEY)).not.toBe(null)
     expect(await store().read(key)).toBe(null)
     const response = await fetch(url)
     expect(response.status).toBe(404)
@@ -111,7 +117,7 @@ describe('S3 store', () => {
   test('wrong credentials are an error, not a missing object', async () => {
     const wrong = store({ credentials: { accessKeyId: 'access', secretAccessKey: 'wrong' } })
     await expect(wrong.read(KEY)).rejects.toThrow()
-    await expect(wrong.remove(KEY)).rejects.toThrow()
+    await expect(wrong.remove(JOB_ID)).rejects.toThrow()
     expect(await store().read(KEY)).not.toBe(null)
   })
 

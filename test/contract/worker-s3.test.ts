@@ -2,8 +2,11 @@ import { createHash } from 'node:crypto'
 import { startFauxqs } from 'fauxqs'
 import type { FauxqsServer } from 'fauxqs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { createId } from '../../db/ids.ts'
 import { createS3Objects } from '../../edge/objects.ts'
 import { createS3Store } from '../../gpu-worker/store.ts'
+
+const JOB_ID = createId('job')
 
 let server: FauxqsServer
 const place = () => ({
@@ -22,7 +25,8 @@ afterAll(() => server.stop())
 function picture(text: string) {
   const bytes = new TextEncoder().encode(text)
   const sha256 = createHash('sha256').update(bytes).digest('hex')
-  return { bytes, sha256, contentType: 'image/webp', format: 'webp' as const }
+  const place = { jobId: JOB_ID, attempt: 1, idx: 0 }
+  return { ...place, bytes, sha256, contentType: 'image/webp', format: 'webp' as const }
 }
 
 test('what the worker puts into a bucket the gateway reads, byte for byte, also after a repeat', async () => {
@@ -32,6 +36,19 @@ test('what the worker puts into a bucket the gateway reads, byte for byte, also 
   const found = await createS3Objects({ ...place(), isPublic: false }).read(key)
   expect(found?.sizeBytes).toBe('in a bucket'.length)
   expect(await new Response(found?.body).text()).toBe('in a bucket')
+})
+
+test('what the worker takes back is gone for the gateway, and taking it back again is done', async () => {
+  const store = createS3Store(place())
+  const key = await store.put(picture('taken back'))
+  await store.remove(key)
+  await store.remove(key)
+  expect(await createS3Objects({ ...place(), isPublic: false }).read(key)).toBe(null)
+})
+
+test('an upload whose signal is aborted fails at once', async () => {
+  const upload = createS3Store(place()).put(picture('late'), AbortSignal.abort())
+  await expect(upload).rejects.toThrow()
 })
 
 test('bytes that are not what their checksum says never leave the worker', async () => {

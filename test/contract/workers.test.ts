@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { errorBody } from '../../edge/contract.ts'
 import { startTestGateway } from '../support/gateway.ts'
 import type { TestGateway } from '../support/gateway.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
@@ -66,4 +67,13 @@ describe('the Worker entry without its surroundings', () => {
     expect(statuses[0]).toBe(401)
     expect(statuses).toContain(429)
   })
+})
+
+test('a Worker whose environment is not complete answers with the error body', async () => {
+  const worker = await startWorkerGateway({ KEY_PEPPER: 'too-short' })
+  const response = await fetch(`${worker.url}/v1/jobs`)
+  const body = errorBody.parse(await response.json())
+  expect([response.status, body.error.type]).toEqual([500, 'internal'])
+  expect(response.headers.get('x-request-id')).toBe(body.request_id)
+  await worker.stop()
 })

@@ -27,6 +27,10 @@ function claim(jobId: string, leaseSeconds = 60) {
   return claimJob(database.db, { jobId, workerId: 'w', leaseSeconds, maxFailedAttempts: 3 })
 }
 
+async function passDeadline(jobId: string): Promise<void> {
+  await database.db.sql`update job set deadline_at = now() where id = ${jobId}`
+}
+
 describe('settling', () => {
   test('ten settles of one job at once charge it once', async () => {
     const { db } = database
@@ -120,21 +124,74 @@ describe('cancel and expiry', () => {
     expect(await beatJob(db, { jobId, attempt: 1, leaseSeconds: 60 })).toEqual({
       owned: true,
       cancelRequested: true,
+      overdue: false,
     })
     await settleJob(db, { jobId, attempt: 1, outcome: 'canceled' })
     expect(await checkBooks(db)).toEqual([])
   })
 
-  test('a job past its deadline expires and releases its hold, a live one is asked to stop first', async () => {
+  test('a job past its deadline expires and releases its hold; a live worker hears of it with its next beat', async () => {
     const { db } = database
     const waiting = await accepted({ deadlineSeconds: 0 })
-    const running = await accepted({ deadlineSeconds: 0 })
+    const running = await accepted()
     await claim(running)
+    await passDeadline(running)
     expect(await expireOverdue(db, { limit: 100 })).toBe(1)
     expect((await findJob(db, { orgId: tenant.orgId, jobId: waiting }))?.job.state).toBe('expired')
-    expect(await beatJob(db, { jobId: running, attempt: 1, leaseSeconds: 0 })).toMatchObject({
-      cancelRequested: true,
+    // Nobody canceled it.
+    expect(await beatJob(db, { jobId: running, attempt: 1, leaseSeconds: 0 })).toEqual({
+      owned: true,
+      cancelRequested: false,
+      overdue: true,
     })
+    expect(await expireOverdue(db, { limit: 100 })).toBe(1)
+    expect((await findJob(db, { orgId: tenant.orgId, jobId: running }))?.job).toMatchObject({
+      state: 'expired',
+      errorCode: 'deadline_exceeded',
+      billedReason: 'expired',
+    })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('a wish to cancel outlives the worker that heard it: the next one settles and draws nothing', async () => {
+    const { db } = database
+    const jobId = await accepted()
+    await claim(jobId)
+    await requestCancel(db, { orgId: tenant.orgId, jobId })
+    expect((await claim(jobId)).outcome).toBe('busy')
+    await giveBackJob(db, { jobId, attempt: 1, countFailure: false })
+    expect(await claim(jobId)).toEqual({ outcome: 'canceled' })
+    const crashed = await accepted()
+    await claim(crashed, 0)
+    await requestCancel(db, { orgId: tenant.orgId, jobId: crashed })
+    expect((await claim(crashed)).outcome).toBe('gone')
+  })
+
+  test('a job past its deadline is not claimed any more, also when it has failed before', async () => {
+    const jobId = await accepted()
+    await claim(jobId, 0)
+    await passDeadline(jobId)
+    expect(await claim(jobId)).toEqual({ outcome: 'overdue' })
+  })
+
+  test('a job that cannot be settled keeps no other from expiring, and is named', async () => {
+    const { db } = database
+    const poison = await accepted({ deadlineSeconds: 0 })
+    const after = await accepted({ deadlineSeconds: 0 })
+    // A ledger entry that settling would have to write is there already: to go on would charge beside the ledger.
+    const source = poison.slice(4)
+    await db.sql`insert into ledger_txn (id, kind, source_id)
+      values (${`led_release_${source}`}, 'release', ${source})`
+    await expect(expireOverdue(db, { limit: 100 })).rejects.toThrow(
+      `the hold of job ${poison} was released before`,
+    )
+    const states = await Promise.all(
+      [poison, after].map((jobId) => findJob(db, { orgId: tenant.orgId, jobId })),
+    )
+    expect(states.map((found) => found?.job.state)).toEqual(['accepted', 'expired'])
+    await db.sql`alter table ledger_txn disable trigger user`
+    await db.sql`delete from ledger_txn where id = ${`led_release_${source}`}`
+    await db.sql`alter table ledger_txn enable trigger user`
     expect(await expireOverdue(db, { limit: 100 })).toBe(1)
     expect(await checkBooks(db)).toEqual([])
   })
@@ -177,7 +234,7 @@ test('deleting a job forgets prompt and images and keeps the ledger line', async
   await deliver(db, jobId, 1)
   await settleJob(db, { jobId, attempt: 1, outcome: 'succeeded' })
   const first = await markJobDeleted(db, { orgId: tenant.orgId, jobId })
-  expect(first).toEqual({ ok: true, objectKeys: [expect.stringMatching(/^images\//)] })
+  expect(first).toEqual({ ok: true, images: 1 })
   expect(await markJobDeleted(db, { orgId: tenant.orgId, jobId })).toEqual(first)
   expect((await findJob(db, { orgId: tenant.orgId, jobId }))?.job.prompt).toBeNull()
   const usage = await db.sql`select net_micros from usage_event where job_id = ${jobId}`

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import type { Worker } from 'node:worker_threads'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { startLeaseKeeper } from '../../gpu-worker/lease.ts'
 import type { Lease, LeaseKeeper } from '../../gpu-worker/lease.ts'
@@ -56,6 +57,19 @@ async function seeBeats(count: number, answer: 'pass' | 'refuse' = 'pass'): Prom
   }
 }
 
+/** Waits for the next beat and keeps its answer back. */
+async function holdBeat(): Promise<{ answer: (answer: 'pass' | 'refuse') => void }> {
+  let answer = (_answer: 'pass' | 'refuse') => {}
+  const given = new Promise<'pass' | 'refuse'>((resolve) => (answer = resolve))
+  await new Promise<void>((seen) => {
+    server.intercept('ChangeMessageVisibility', () => {
+      seen()
+      return given
+    })
+  })
+  return { answer }
+}
+
 const ended = (lease: Lease) => once(lease.signal, 'abort', { signal: AbortSignal.timeout(10_000) })
 
 test('beats go on while this thread is busy, and a beaten message stays hidden', async () => {
@@ -88,6 +102,47 @@ test('an attempt that takes too long ends with the reason deadline', async () =>
   const lease = await receiveAndHold({ attemptSeconds: 0.1 })
   await ended(lease)
   expect(lease.signal.reason).toBe('deadline')
+})
+
+test('an attempt whose time starts anew goes on past it, and ends once nothing comes any more', async () => {
+  const startedAt = performance.now()
+  const lease = await receiveAndHold({ attemptSeconds: 1 })
+  const renewing = setInterval(() => lease.renew(), 50)
+  setTimeout(() => clearInterval(renewing), 2_500)
+  await ended(lease)
+  expect(lease.signal.reason).toBe('deadline')
+  expect(performance.now() - startedAt).toBeGreaterThan(2_500)
+})
+
+test('a thread that dies loses the lease, and the next one is kept by another thread', async () => {
+  const threads: Worker[] = []
+  const onThread = (thread: Worker) => threads.push(thread)
+  process.on('worker', onThread)
+  try {
+    const first = await receiveAndHold()
+    await seeBeats(1)
+    await Promise.all([ended(first), threads[0]?.terminate()])
+    expect(first.signal.reason).toBe('lost')
+    const second = await receiveAndHold()
+    await seeBeats(2)
+    expect(second.signal.aborted).toBe(false)
+    expect(threads).toHaveLength(2)
+  } finally {
+    process.off('worker', onThread)
+  }
+})
+
+test('a beat that failed for an earlier message does not count against the next', async () => {
+  const first = await receiveAndHold()
+  const late = await holdBeat()
+  first.release()
+  const second = await receiveAndHold()
+  late.answer('refuse')
+  // One that is not answered in time is one failed beat, and only the second in a row is one too many.
+  const silent = await holdBeat()
+  await seeBeats(1)
+  silent.answer('pass')
+  expect(second.signal.aborted).toBe(false)
 })
 
 test('a released lease is never lost, and the next one is kept by the same thread', async () => {

@@ -136,11 +136,12 @@ const RULES: Record<string, string> = {
       left join ledger_txn charged on charged.kind = 'charge' and charged.source_id = substr(r.job_id, 5)
      where r.amount_micros > 0 and ((released.id is not null) <> (r.state <> 'held')
         or (charged.id is not null) <> (r.captured_micros > 0))`,
-  'every job was staged for the queue': `
-    select j.id from job j where not exists (
+  // Sent messages are kept for a week, events for a month.
+  'every job of the last seven days was staged for the queue': `
+    select j.id from job j where j.created_at > now() - interval '7 days' and not exists (
       select 1 from outbox o where o.topic = 'job.dispatch' and o.payload->>'job_id' = j.id)`,
-  'every finished job has one event': `
-    select j.id from job j where j.finished_at is not null and not exists (
+  'every job that finished in the last thirty days has one event': `
+    select j.id from job j where j.finished_at > now() - interval '30 days' and not exists (
       select 1 from webhook_event e where e.subject_id = j.id and e.type = 'job.' || j.state)`,
 }
 

@@ -4,18 +4,16 @@ import { settleJob } from '../../billing/settle.ts'
 import type { Db } from '../../db/client.ts'
 import { claimJob, recordOutput } from '../../db/job-claims.ts'
 import type { JobRow } from '../../db/jobs.ts'
-import { objectKeyOf } from '../../gpu-worker/store.ts'
 import type { PictureStore } from '../../gpu-worker/store.ts'
 import { encodeImage } from '../../gpu-worker/pipeline/encode.ts'
 import type { TestQueue } from './queue.ts'
-import { until } from './worker.ts'
 
 export interface Finisher {
   /** What to do with a job from now on; `draw` at first. */
   mode: 'draw' | 'fail' | 'hold'
   /** Jobs that came over the queue, in order, with repeats. */
   rung: string[]
-  /** Does one job now, however it came; returns when it has ended, whoever did it. */
+  /** Does one job now, however it came. */
   finish(jobId: string, mode?: 'draw' | 'fail'): Promise<void>
   stop(): Promise<void>
 }
@@ -28,11 +26,17 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
     credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
   })
   let isStopping = false
+  const underWay = new Map<string, Promise<void>>()
   const finisher: Finisher = {
     mode: 'draw',
     rung: [],
-    finish: async (jobId, mode = 'draw') => {
-      if ((await work(db, store, jobId, mode)) === 'busy') await untilEnded(db, jobId)
+    finish(jobId, mode = 'draw') {
+      // Its message may have come first; then that one's end is this one's.
+      const known = underWay.get(jobId)
+      if (known) return known
+      const ending = end(jobId, mode).finally(() => underWay.delete(jobId))
+      underWay.set(jobId, ending)
+      return ending
     },
     async stop() {
       isStopping = true
@@ -40,6 +44,29 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
       await loop
       client.destroy()
     },
+  }
+  async function end(jobId: string, mode: 'draw' | 'fail'): Promise<void> {
+    const claim = await claimJob(db, {
+      jobId,
+      workerId: 'finisher',
+      leaseSeconds: 60,
+      maxFailedAttempts: 3,
+    })
+    if (claim.outcome !== 'claimed') return
+    const { attempt } = claim.job
+    if (mode === 'fail') {
+      const errorCode = 'worker_failed'
+      await settleJob(db, {
+        jobId,
+        attempt,
+        outcome: 'failed',
+        errorCode,
+        errorMessage: 'No luck.',
+      })
+      return
+    }
+    for (let idx = 0; idx < claim.job.n; idx++) await draw(db, store, claim.job, attempt, idx)
+    await settleJob(db, { jobId, attempt, outcome: 'succeeded' })
   }
   async function poll(): Promise<void> {
     while (!isStopping) {
@@ -53,7 +80,7 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
       for (const message of Messages) {
         const { jobId } = JSON.parse(message.Body ?? '') as { jobId: string }
         finisher.rung.push(jobId)
-        if (finisher.mode !== 'hold') await work(db, store, jobId, finisher.mode)
+        if (finisher.mode !== 'hold') await finisher.finish(jobId, finisher.mode)
         await client.send(
           new DeleteMessageCommand({
             QueueUrl: queue.queueUrl,
@@ -67,40 +94,6 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
   return finisher
 }
 
-async function work(
-  db: Db,
-  store: PictureStore,
-  jobId: string,
-  mode: 'draw' | 'fail',
-): Promise<'ended' | 'busy'> {
-  const claim = await claimJob(db, {
-    jobId,
-    workerId: 'finisher',
-    leaseSeconds: 60,
-    maxFailedAttempts: 3,
-  })
-  if (claim.outcome === 'busy') return 'busy'
-  if (claim.outcome !== 'claimed') return 'ended'
-  const { attempt } = claim.job
-  if (mode === 'fail') {
-    const error = { errorCode: 'worker_failed', errorMessage: 'No luck.' }
-    await settleJob(db, { jobId, attempt, outcome: 'failed', ...error })
-    return 'ended'
-  }
-  for (let idx = 0; idx < claim.job.n; idx++) await draw(db, store, claim.job, attempt, idx)
-  await settleJob(db, { jobId, attempt, outcome: 'succeeded' })
-  return 'ended'
-}
-
-/** The loop that reads the queue may have been faster than a test that asks for the same job. */
-async function untilEnded(db: Db, jobId: string): Promise<void> {
-  await until(
-    async () =>
-      (await db.sql`select 1 from job where id = ${jobId} and finished_at is null`).length === 0,
-    () => `${jobId} to end`,
-  )
-}
-
 async function draw(
   db: Db,
   store: PictureStore,
@@ -109,14 +102,14 @@ async function draw(
   idx: number,
 ): Promise<void> {
   const encoded = await encodeImage(randomBytes(32 * 32 * 3), { width: 32, height: 32 }, job.format)
-  const picture = { ...encoded, format: job.format }
-  await store.put(picture)
+  const picture = { ...encoded, jobId: job.id, attempt, idx, format: job.format }
+  const objectKey = await store.put(picture)
   await recordOutput(db, {
     jobId: job.id,
     attempt,
     output: {
       idx,
-      objectKey: objectKeyOf(picture),
+      objectKey,
       sha256: picture.sha256,
       sizeBytes: picture.bytes.length,
       contentType: picture.contentType,

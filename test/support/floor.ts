@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect } from 'vitest'
@@ -8,6 +8,7 @@ import { startEngine } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import { parseWorkerEnv } from '../../gpu-worker/env.ts'
 import { startWorker, WORKER_TIMES } from '../../gpu-worker/worker.ts'
+import type { PictureStore } from '../../gpu-worker/store.ts'
 import type { RunningWorker, WorkerTimes } from '../../gpu-worker/worker.ts'
 import { checkBooks } from './books.ts'
 import { createTestDatabase } from './database.ts'
@@ -91,6 +92,7 @@ export async function openFloor() {
     db,
     queue,
     wire,
+    objectDir,
     jobRow,
     outputsOf,
     chargedMicros,
@@ -100,18 +102,24 @@ export async function openFloor() {
       return result.jobId
     },
     sharedEngine,
-    /** A worker in this process: cheap to start, but not to be killed. */
+    /** A worker in this process: cheap to start, but not to be killed. A wired one can be stopped between statements. */
     async startInside(
-      options: { engine?: Engine; times?: Partial<WorkerTimes> } = {},
+      options: {
+        engine?: Engine
+        times?: Partial<WorkerTimes>
+        store?: PictureStore
+        isWired?: boolean
+      } = {},
     ): Promise<InsideWorker> {
       const log: LogEntry[] = []
       const worker = await startWorker({
         env: parseWorkerEnv({
           ...queue.env,
-          DATABASE_URL: database.url,
+          DATABASE_URL: options.isWired ? wire.url : database.url,
           OBJECT_DIR: objectDir,
           MODEL_DIR,
         }),
+        ...(options.store && { store: options.store }),
         engine: options.engine ?? (await sharedEngine()),
         log: (entry) => void log.push(entry),
         times: { ...WORKER_TIMES, ...options.times },
@@ -155,6 +163,11 @@ export async function openFloor() {
         () => queue.counts().dead === 0,
         () => 'the dead letters to be read',
       ),
+    /** What the store holds of a job, noted or not. */
+    async objectsOf(jobId: string): Promise<string[]> {
+      const names = await readdir(join(objectDir, 'images', jobId)).catch(() => [])
+      return names.map((name) => `images/${jobId}/${name}`).toSorted()
+    },
     /** Every picture of the job is there, is what its checksum says, was charged once; the books balance. */
     async expectDelivered(jobId: string, count: number): Promise<void> {
       const outputs = await outputsOf(jobId)
@@ -172,6 +185,7 @@ export async function openFloor() {
     },
     /** Ends the workers of one test and forgets its messages. */
     async clear(): Promise<void> {
+      await wire.up()
       await Promise.all([killAll(), ...inside.splice(0).map((worker) => worker.stop())])
       wire.cut()
       queue.dropPolls()

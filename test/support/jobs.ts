@@ -7,6 +7,7 @@ import { recordOutput } from '../../db/job-claims.ts'
 import { insertKey } from '../../db/keys.ts'
 import { createOrg, createTeam } from '../../db/orgs.ts'
 import type { Limits } from '../../db/orgs.ts'
+import { objectKeyOf } from '../../gpu-worker/store.ts'
 
 /** One image at list price. */
 export const IMAGE_MICROS = 15_000n
@@ -104,21 +105,12 @@ export function reserve(
   })
 }
 
-/** Notes one image as a worker would. */
-export function deliver(db: Db, jobId: string, attempt: number, idx = 0): Promise<boolean> {
+/** Notes one image as a worker would. @returns false when the job is no longer this attempt's */
+export async function deliver(db: Db, jobId: string, attempt: number, idx = 0): Promise<boolean> {
   const sha256 = createHash('sha256').update(`${jobId} ${idx}`).digest('hex')
-  return recordOutput(db, {
-    jobId,
-    attempt,
-    output: {
-      idx,
-      objectKey: `images/${sha256.slice(0, 2)}/${sha256}.png`,
-      sha256,
-      sizeBytes: 1000,
-      contentType: 'image/png',
-      width: 64,
-      height: 64,
-      seed: idx,
-    },
-  })
+  const contentType = 'image/png'
+  const objectKey = objectKeyOf({ jobId, attempt, idx, sha256, contentType, format: 'png' })
+  const image = { sizeBytes: 1000, contentType, width: 64, height: 64, seed: idx }
+  const output = { idx, objectKey, sha256, ...image }
+  return (await recordOutput(db, { jobId, attempt, output })).owned
 }

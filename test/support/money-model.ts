@@ -19,6 +19,7 @@ interface ModelJob {
   failures: number
   isLive: boolean
   isOverdue: boolean
+  isCancelWanted: boolean
   images: Set<number>
   captured: bigint
 }
@@ -116,6 +117,7 @@ function applyReserve(model: MoneyModel, op: Extract<Op, { op: 'reserve' }>) {
     failures: 0,
     isLive: false,
     isOverdue: false,
+    isCancelWanted: false,
     images: new Set(),
     captured: 0n,
   }
@@ -191,6 +193,7 @@ function applyJobOp(
       return {}
     case 'cancel': {
       if (!isOpen) return { outcome: 'finished' }
+      job.isCancelWanted = true
       if (isHeld) return { outcome: 'requested' }
       settle(job, 'canceled')
       return { outcome: 'canceled' }
@@ -223,6 +226,8 @@ const isHeldJob = (job: ModelJob) => job.state === 'running' && job.isLive
 function claim(job: ModelJob, isOpen: boolean, isHeld: boolean): string {
   if (!isOpen) return 'gone'
   if (isHeld) return 'busy'
+  if (job.isCancelWanted) return 'canceled'
+  if (job.isOverdue) return 'overdue'
   const failures = job.failures + (job.state === 'running' ? 1 : 0)
   if (failures >= MAX_FAILED_ATTEMPTS) return 'exhausted'
   Object.assign(job, { failures, state: 'running', isLive: true, attempt: job.attempt + 1 })

@@ -25,6 +25,10 @@ export interface Wire {
   cut(): void
   /** From now on the open connections pass nothing on and stay open, as to a host that vanished; new ones work. */
   silence(): void
+  /** Cuts every connection and refuses new ones until `up`, as a server that is down. */
+  down(): Promise<void>
+  /** Safe to repeat. */
+  up(): Promise<void>
   close(): Promise<void>
 }
 
@@ -67,7 +71,9 @@ export async function startWire(databaseUrl: string): Promise<Wire> {
     upstream.on('close', () => client.destroy())
     relay(client, upstream, { watches, line })
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const listen = (port: number) =>
+    new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
+  await listen(0)
   const url = new URL(databaseUrl)
   url.port = String((server.address() as AddressInfo).port)
   const cut = () => {
@@ -88,6 +94,14 @@ export async function startWire(databaseUrl: string): Promise<Wire> {
     silence() {
       for (const line of lines) line.isSilent = true
       lines.clear()
+    },
+    async down() {
+      const closed = new Promise((resolve) => server.close(resolve))
+      cut()
+      await closed
+    },
+    async up() {
+      if (!server.listening) await listen(Number(url.port))
     },
     async close() {
       cut()

@@ -1,3 +1,5 @@
+import { fileURLToPath } from 'node:url'
+
 import { unstable_startWorker } from 'wrangler'
 
 /** Keeps the tool from looking for a network or writing outside the project. */
@@ -16,7 +18,7 @@ export async function startWorkerGateway(
 ): Promise<{ url: string; stop(): Promise<void> }> {
   Object.assign(process.env, QUIET)
   const worker = await unstable_startWorker({
-    config: new URL('../../wrangler.toml', import.meta.url).pathname,
+    config: fileURLToPath(new URL('../../wrangler.toml', import.meta.url)),
     bindings: {
       ...Object.fromEntries(
         Object.entries(vars).map(([name, value]) => [name, { type: 'plain_text' as const, value }]),

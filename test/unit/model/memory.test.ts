@@ -1,9 +1,14 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
 import { openCheckpoint } from '../../../gpu-worker/model/checkpoint.ts'
 import { requireMemory } from '../../../gpu-worker/model/memory.ts'
 import { createCheckpointCopies } from '../../support/checkpoints.ts'
 import type { CheckpointCopies } from '../../support/checkpoints.ts'
+import { writeRealCheckpoint } from '../../support/real-checkpoint.ts'
 
 const GOLDEN = 'test/fixtures/golden/checkpoint'
 
@@ -22,6 +27,16 @@ test('half precision weights that would not fit when widened are refused with bo
   })
   await requireMemory(checkpoint, 2 ** 30)
   await requireMemory(checkpoint)
+})
+
+test('the published checkpoint needs 61.5 GB on a processor', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'real-size-'))
+  await writeRealCheckpoint(dir, join(GOLDEN, 'processor'))
+  const checkpoint = await openCheckpoint(dir)
+  await expect(requireMemory(checkpoint, 24e9)).rejects.toThrow(
+    `${dir}: needs 61.5 GB of memory for its weights in float32, 24.0 GB available`,
+  )
+  await rm(dir, { recursive: true })
 })
 
 test('weights in float32 stay in their files and need no room', async () => {

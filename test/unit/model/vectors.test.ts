@@ -1,6 +1,7 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
@@ -34,7 +35,7 @@ import type { Shapes } from '../../support/vectors.ts'
  * folder, whose weights follow from their names: they need no stored tensors.
  */
 
-const GOLDEN = new URL('../../fixtures/golden/checkpoint', import.meta.url).pathname
+const GOLDEN = fileURLToPath(new URL('../../fixtures/golden/checkpoint', import.meta.url))
 const TOLERANCE = 1e-4
 const CPU = { compute: 'float32', threads: 1 } as const
 

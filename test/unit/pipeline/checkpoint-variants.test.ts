@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
@@ -7,7 +8,7 @@ import { openPipeline } from '../../../gpu-worker/pipeline/glm-image.ts'
 import { createCheckpointCopies } from '../../support/checkpoints.ts'
 import type { CheckpointCopies } from '../../support/checkpoints.ts'
 
-const GOLDEN = new URL('../../fixtures/golden/checkpoint', import.meta.url).pathname
+const GOLDEN = fileURLToPath(new URL('../../fixtures/golden/checkpoint', import.meta.url))
 
 /** Small pictures are enough here. */
 const SERVING = {

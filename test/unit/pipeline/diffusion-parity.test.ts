@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
@@ -20,7 +21,7 @@ import { openGlyphEncoder } from '../../../gpu-worker/pipeline/glyph-encoder.ts'
 import type { GlyphEncoder } from '../../../gpu-worker/pipeline/glyph-encoder.ts'
 import { extractGlyphTexts } from '../../../gpu-worker/pipeline/glyph.ts'
 
-const GOLDEN = new URL('../../fixtures/golden', import.meta.url).pathname
+const GOLDEN = fileURLToPath(new URL('../../fixtures/golden', import.meta.url))
 const TOLERANCE = 1e-4
 
 interface GoldenCase {
