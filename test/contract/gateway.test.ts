@@ -477,6 +477,33 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       expect(again.body).toMatchObject({ id: task.id, task_status: 'FAIL' })
     })
 
+    test('every refusal has digits for a code, and the hopeless ones say that no repeat helps', async () => {
+      const path = '/paas/v4/async/images/generations'
+      const body = { ...ZAI, request_id: 'refused' }
+      await post(path, body)
+      const refusals = [
+        await gateway.call('POST', path, { body: ZAI }),
+        await gateway.call('POST', path, { body: ZAI, key: `${tenant.keyId}.${'0'.repeat(64)}` }),
+        await post(path, { ...ZAI, model: 'cogview-4-250304' }),
+        await post(path, { ...ZAI, size: '1x1' }),
+        await post(path, { ...ZAI, prompt: 'x'.repeat(8_001) }),
+        await post(path, { ...ZAI, response_format: 'b64_json' }),
+        await post(path, { model: 'glm-image' }),
+        await post(path, '{'),
+        await post(path, '[]'),
+        await post(path, { ...body, prompt: 'Another' }),
+        await get('/paas/v4/async-result/job_x'),
+        await get('/paas/v4/videos/generations'),
+      ]
+      for (const { body: refused, headers } of refusals) {
+        expect(refused.error.code).toMatch(/^\d{4}$/)
+        expect(headers.get('x-should-retry')).toBe('false')
+      }
+      expect(refusals.map(({ body: refused }) => refused.error.code)).toEqual(
+        '1001 1000 1211 1214 1261 1214 1213 1210 1214 1231 1222 1222'.split(' '),
+      )
+    })
+
     test('request_id makes a repeat safe, sync or async', async () => {
       const body = { ...ZAI, request_id: 'my-request-1' }
       const first = await post('/paas/v4/async/images/generations', body)
