@@ -40,6 +40,8 @@ async function whoseIs(pid: number, dataDir: string): Promise<'ours' | 'stranger
     stdout: '',
   }))
   if (stdout === '') return 'unknown'
+  // A server that was killed and whose end nobody has taken note of yet still has its id, and does nothing with it.
+  if (stdout.includes('<defunct>')) return 'stranger'
   // Beside the first process of a server, which has the folder among its arguments, there are its children.
   if (!stdout.includes('postgres') || stdout.startsWith('postgres: ')) return 'stranger'
   const folder = / -D (.+?)(?: -[a-zA-Z]|\n|$)/.exec(stdout)?.[1]

@@ -55,6 +55,9 @@ describe('a database that falls silent without closing its connections', () => {
   })
 
   test('fails a transaction in time, and what it had written is undone', async () => {
+    // The pool may still be busy with what the test before did to it.
+    await expect.poll(answer).toBe(1)
+    await db.sql`drop table if exists note`
     await db.sql`create table note (text text)`
     const failed = failureOf(
       withTransaction(db, async (tx) => {
@@ -85,6 +88,9 @@ describe('a connection that is cut in the middle of a transaction', () => {
     ['while a statement runs', 'select pg_sleep(0.5)'],
     ['between two statements', null],
   ])('%s fails it, writes nothing and ends no process', async (_name, running) => {
+    // The pool may still be busy with what the test before did to it.
+    await expect.poll(answer).toBe(1)
+    await db.sql`drop table if exists note`
     await db.sql`create table note (text text)`
     const failed = failureOf(
       withTransaction(db, async (tx) => {
@@ -97,6 +103,7 @@ describe('a connection that is cut in the middle of a transaction', () => {
       }),
     )
     expect(await failed).toMatchObject({ code: 'CONNECTION_CLOSED' })
+    await expect.poll(answer).toBe(1)
     expect(await db.sql`select * from note`).toHaveLength(0)
     await db.sql`drop table note`
   })
