@@ -21,7 +21,7 @@ export async function openOutputFiles(paths: {
   out: string
   sidecar: string
 }): Promise<OutputFiles> {
-  await mkdir(dirname(paths.out), { recursive: true }).catch(refuse)
+  await makeFolder(dirname(paths.out)).catch(refuse)
   const picture = await openPartial(paths.out)
   const sidecar = await openPartial(paths.sidecar).catch(async (error: unknown) => {
     await picture.discard()
@@ -38,6 +38,19 @@ export async function openOutputFiles(paths: {
       await picture.discard()
       await sidecar.discard()
     },
+  }
+}
+
+/** Node's own recursive form never returns where a folder is refused as missing, as in /proc (node 22.23.3). */
+async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST' && (await stat(path)).isDirectory()) return
+    if (code !== 'ENOENT' || dirname(path) === path) throw error
+    await makeFolder(dirname(path))
+    await mkdir(path)
   }
 }
 

@@ -67,6 +67,7 @@ describe('what is wrong is found before a model is opened, and leaves nothing be
     ['a folder that is no model', ['--model', '.'], /^--model: .*config\.json: file is missing/],
     ['a folder in the place of the picture', ['--out', 'b.png'], /^--out: .*b\.png is a folder/],
     ['one in the place of the sidecar', ['--out', 'c.png'], /^--out: .*c\.png\.json is a folder/],
+    ['a folder that cannot be made', ['--out', '/proc/new/a.png'], /^--out: ENOENT/],
     ['a file in the place of a folder', ['--out', 'f/a.png'], /^--out: (EEXIST|ENOTDIR)/],
   ])('%s', async (_name, flags, reason) => {
     await mkdir(join(dir, 'b.png'))
