@@ -1,86 +1,26 @@
--- What money and job functions stand on. Their guarantees and what is not promised stand in billing/LEDGER.md.
--- Lock order everywhere: job row, then budget rows key -> team -> org. In a level the balance row comes first and
--- guards the month row: month rows are made, limited and counted only under its lock.
-
 -- Budget rows are updated all day long in place; free room on the page keeps those updates off the indexes.
 ALTER TABLE budget SET (fillfactor = 50);
 --> statement-breakpoint
-
 ALTER TABLE job SET (fillfactor = 80);
 --> statement-breakpoint
-
+-- The price book: dated versions that never overlap.
+CREATE EXTENSION IF NOT EXISTS btree_gist;
+--> statement-breakpoint
+ALTER TABLE price_version ADD CONSTRAINT price_version_no_overlap
+  EXCLUDE USING gist (book_id WITH =, sku_id WITH =, tstzrange(valid_from, valid_to) WITH &&);
+--> statement-breakpoint
+ALTER TABLE org_price ADD CONSTRAINT org_price_no_overlap
+  EXCLUDE USING gist (org_id WITH =, tstzrange(valid_from, valid_to) WITH &&);
+--> statement-breakpoint
 INSERT INTO sku (id, model, size_class, unit) VALUES ('sku_glm_image', 'glm-image', 'any', 'image');
 --> statement-breakpoint
-
 INSERT INTO price_book (id, name, currency) VALUES ('default', 'List prices', 'USD');
 --> statement-breakpoint
-
 INSERT INTO price_version (id, book_id, sku_id, price_micros, per_units, valid_from)
 VALUES ('price_glm_image_1', 'default', 'sku_glm_image', 15000, 1, '2026-01-01T00:00:00Z');
 --> statement-breakpoint
-
-CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  RAISE EXCEPTION '% is append-only', TG_TABLE_NAME;
-END $$;
---> statement-breakpoint
-
-CREATE TRIGGER ledger_entry_append_only BEFORE UPDATE OR DELETE ON ledger_entry
-  FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
-CREATE TRIGGER ledger_txn_append_only BEFORE UPDATE OR DELETE ON ledger_txn
-  FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
-CREATE TRIGGER usage_event_append_only BEFORE UPDATE OR DELETE ON usage_event
-  FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
-CREATE TRIGGER ledger_entry_keep BEFORE TRUNCATE ON ledger_entry EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
-CREATE TRIGGER ledger_txn_keep BEFORE TRUNCATE ON ledger_txn EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
-CREATE TRIGGER usage_event_keep BEFORE TRUNCATE ON usage_event EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
-CREATE TRIGGER price_version_keep BEFORE TRUNCATE ON price_version EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-
--- The same form as ids made outside: prefix, 10 characters of time, 16 random ones.
-CREATE FUNCTION new_id(prefix text) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-  alphabet constant text := '0123456789abcdefghjkmnpqrstvwxyz';
-  rest bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
-  random bytea := uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
-  made text := '';
-BEGIN
-  FOR i IN 1..10 LOOP
-    made := substr(alphabet, (rest % 32)::int + 1, 1) || made;
-    rest := rest / 32;
-  END LOOP;
-  FOR i IN 0..31 BY 2 LOOP
-    made := made || substr(alphabet, (get_byte(random, i) # get_byte(random, i + 1)) % 32 + 1, 1);
-  END LOOP;
-  RETURN prefix || '_' || made;
-END $$;
---> statement-breakpoint
-
--- The start of the calendar month, in UTC, in which an instant lies.
-CREATE FUNCTION month_of(p_at timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
-  SELECT date_trunc('month', p_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
-$$;
---> statement-breakpoint
-
--- The month in which a job counts: that of the start of the transaction that accepts it, as its created_at is.
-CREATE FUNCTION month_start() RETURNS timestamptz LANGUAGE sql STABLE AS $$
-  SELECT month_of(now())
-$$;
---> statement-breakpoint
-
--- The start of the month after the one that starts then.
-CREATE FUNCTION month_end(p_start timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
-  SELECT (p_start AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC'
-$$;
+-- The platform's own accounts. What they mean stands in billing/LEDGER.md.
+INSERT INTO ledger_account (id, org_id, type)
+VALUES ('revenue', NULL, 'revenue'), ('recovery', NULL, 'recovery'), ('clearing', NULL, 'clearing'),
+       ('promo_expense', NULL, 'promo_expense'), ('breakage', NULL, 'breakage'), ('refunds', NULL, 'refunds'),
+       ('write_off', NULL, 'write_off'), ('rounding', NULL, 'rounding'), ('disputes', NULL, 'disputes');

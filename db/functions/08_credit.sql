@@ -3,7 +3,7 @@
 
 -- Takes an amount from an org's credit, in the order in which credit is burned, and notes it with the job. The caller
 -- holds the org's balance row. Returns what paid and what promotional credit gave; less than asked when less is there.
-CREATE FUNCTION burn_credit(p_org text, p_job text, p_amount bigint, OUT paid bigint, OUT promo bigint)
+CREATE OR REPLACE FUNCTION burn_credit(p_org text, p_job text, p_amount bigint, OUT paid bigint, OUT promo bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
   g credit_grant;
@@ -20,11 +20,10 @@ BEGIN
     IF g.kind = 'paid' THEN paid := paid + v_part; ELSE promo := promo + v_part; END IF;
   END LOOP;
 END $$;
---> statement-breakpoint
 
 -- Ends one grant that is past its expiry, as far as no open hold counts on it. What was paid for is breakage, what was
 -- given goes back to the expense of giving. Returns what expired.
-CREATE FUNCTION expire_grant(p_grant text) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION expire_grant(p_grant text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
   g credit_grant;
   b budget;
@@ -48,11 +47,10 @@ BEGIN
     ARRAY[v_free, -v_free]);
   RETURN v_free;
 END $$;
---> statement-breakpoint
 
 -- Gives burned credit of a job back to the grants it came from, the last one first; one that has expired meanwhile
 -- can be used for another 90 days. Returns nothing: what was burned is enough, or it is a bug.
-CREATE FUNCTION return_credit(p_job text, p_kind text, p_amount bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION return_credit(p_job text, p_kind text, p_amount bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   v_left bigint := p_amount;
   v_part bigint;
@@ -72,12 +70,11 @@ BEGIN
   END LOOP;
   IF v_left > 0 THEN RAISE EXCEPTION 'job % burned less % credit than is returned', p_job, p_kind; END IF;
 END $$;
---> statement-breakpoint
 
 -- Gives back what charged pictures of a job cost: a correction per picture, the money to where it came from, and room
 -- in the budgets that the job was counted in. A picture that was refunded before is left out, so a repeat changes
 -- nothing. Returns the sum.
-CREATE FUNCTION refund_images(p_org text, p_job text, p_idxs int[], p_refund text) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refund_images(p_org text, p_job text, p_idxs int[], p_refund text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
   v_mode text;
   v_net bigint;
@@ -113,10 +110,9 @@ BEGIN
     CASE v_mode WHEN 'internal' THEN ARRAY[v_net] || v_parts ELSE ARRAY[v_net, -v_promo, v_promo - v_net] END);
   RETURN v_net;
 END $$;
---> statement-breakpoint
 
 -- Gives up what a postpaid org owes and will not pay. Once per source.
-CREATE FUNCTION write_off(p_org text, p_amount bigint, p_source text) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION write_off(p_org text, p_amount bigint, p_source text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   IF p_amount <= 0 OR NOT EXISTS (SELECT 1 FROM org WHERE id = p_org AND settlement_mode = 'postpaid') THEN
     RAISE EXCEPTION 'only a positive amount of a postpaid org can be written off' USING ERRCODE = 'GP409';

@@ -1,26 +1,21 @@
 -- Months that are closed, and keys that change their team. What both mean stands in billing/LEDGER.md.
 
-CREATE TRIGGER statement_append_only BEFORE UPDATE OR DELETE ON statement
+CREATE OR REPLACE TRIGGER statement_append_only BEFORE UPDATE OR DELETE ON statement
   FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
 
-CREATE TRIGGER statement_keep BEFORE TRUNCATE ON statement EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
+CREATE OR REPLACE TRIGGER statement_keep BEFORE TRUNCATE ON statement EXECUTE FUNCTION refuse_change();
 
-CREATE TRIGGER usage_correction_append_only BEFORE UPDATE OR DELETE ON usage_correction
+CREATE OR REPLACE TRIGGER usage_correction_append_only BEFORE UPDATE OR DELETE ON usage_correction
   FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
 
-CREATE TRIGGER usage_correction_keep BEFORE TRUNCATE ON usage_correction EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
+CREATE OR REPLACE TRIGGER usage_correction_keep BEFORE TRUNCATE ON usage_correction EXECUTE FUNCTION refuse_change();
 
-CREATE TRIGGER key_assignment_append_only BEFORE UPDATE OR DELETE ON key_assignment
+CREATE OR REPLACE TRIGGER key_assignment_append_only BEFORE UPDATE OR DELETE ON key_assignment
   FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
 
 -- The last guard behind a closed statement: a line dated into its month is refused. Whoever settles tries again,
 -- and the new attempt has the date of its own day.
-CREATE FUNCTION refuse_closed_month() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refuse_closed_month() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF EXISTS (
     SELECT 1 FROM statement s
@@ -31,32 +26,28 @@ BEGIN
   END IF;
   RETURN NEW;
 END $$;
---> statement-breakpoint
 
 -- Only a month that is over can be closed, so lines of the month under way are let through unseen.
-CREATE TRIGGER usage_event_month_open BEFORE INSERT ON usage_event FOR EACH ROW
+CREATE OR REPLACE TRIGGER usage_event_month_open BEFORE INSERT ON usage_event FOR EACH ROW
   WHEN (date_trunc('month', NEW.occurred_at AT TIME ZONE 'UTC') < date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC'))
   EXECUTE FUNCTION refuse_closed_month();
---> statement-breakpoint
 
-CREATE TRIGGER usage_correction_month_open BEFORE INSERT ON usage_correction FOR EACH ROW
+CREATE OR REPLACE TRIGGER usage_correction_month_open BEFORE INSERT ON usage_correction FOR EACH ROW
   WHEN (date_trunc('month', NEW.occurred_at AT TIME ZONE 'UTC') < date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC'))
   EXECUTE FUNCTION refuse_closed_month();
---> statement-breakpoint
 
 -- The team that a usage line counts on now: its own, or where it was last moved to.
-CREATE FUNCTION usage_team(u usage_event) RETURNS text LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION usage_team(u usage_event) RETURNS text LANGUAGE sql STABLE AS $$
   SELECT coalesce((
     SELECT c.team_id FROM usage_correction c JOIN key_assignment k ON k.id = c.source_id
      WHERE c.usage_event_id = u.id AND c.reason = 'moved_in'
      ORDER BY k.recorded_at DESC LIMIT 1), u.team_id)
 $$;
---> statement-breakpoint
 
 -- Gives a key to another team of its org from an instant on. The key's balance row is locked first, so a
 -- reservation under way ends on the old team and a later one starts on the new. A repeat of the newest move
 -- returns that move.
-CREATE FUNCTION move_key(p_key text, p_team text, p_from timestamptz, p_assignment text) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION move_key(p_key text, p_team text, p_from timestamptz, p_assignment text) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   k api_key;
   v_last key_assignment;
@@ -80,11 +71,10 @@ BEGIN
   UPDATE api_key SET team_id = p_team WHERE id = p_key;
   RETURN jsonb_build_object('outcome', 'moved', 'assignment_id', p_assignment);
 END $$;
---> statement-breakpoint
 
 -- Moves what teams of an internal org have cost from one to the other, once per source. Where teams have no
 -- accounts of their own there is nothing to move: the org's account holds the cost of all.
-CREATE FUNCTION move_team_cost(p_org text, p_from text, p_to text, p_amount bigint, p_source text)
+CREATE OR REPLACE FUNCTION move_team_cost(p_org text, p_from text, p_to text, p_amount bigint, p_source text)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   v_from constant text := (SELECT id FROM ledger_account WHERE org_id = p_org AND type = 'team_cost' AND team_id = p_from);
@@ -93,12 +83,11 @@ BEGIN
   IF v_from IS NULL OR v_to IS NULL OR p_amount = 0 THEN RETURN false; END IF;
   RETURN post_transfer('move', p_source, v_to, v_from, p_amount, 'posted');
 END $$;
---> statement-breakpoint
 
 -- A page of a key's usage since the date of its newest move: each line that counts on another team is taken from
 -- there and given to the new one, by two corrections of today. Unique keys make a repeat write nothing. The lock on
 -- the key keeps two moves from working on its lines at once; an older move stops where a newer one has begun.
-CREATE FUNCTION correct_moved_usage(p_assignment text, p_after timestamptz, p_after_id text, p_limit int)
+CREATE OR REPLACE FUNCTION correct_moved_usage(p_assignment text, p_after timestamptz, p_after_id text, p_limit int)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   a key_assignment;
@@ -160,12 +149,9 @@ BEGIN
   RETURN jsonb_build_object('outcome', 'corrected', 'scanned', v_page.lines, 'moved', v_lines,
     'net_micros', v_net::text, 'after', v_page.last_at::text, 'after_id', v_page.last_id);
 END $$;
---> statement-breakpoint
 
 ALTER FUNCTION move_key(text, text, timestamptz, text) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION correct_moved_usage(text, timestamptz, text, int) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION refuse_closed_month() SET search_path = public, pg_temp;

@@ -2,15 +2,14 @@
 
 -- Locks the balance rows that a reservation lies on, in order. Under their locks no month row gains or loses a leg,
 -- and what follows them in the lock order (grants, counters) is the caller's.
-CREATE FUNCTION lock_legs(p_reservation text) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION lock_legs(p_reservation text) RETURNS void LANGUAGE sql AS $$
   SELECT 1 FROM budget
    WHERE id = ANY (ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation)) AND kind = 'balance'
    ORDER BY array_position(ARRAY['key', 'team', 'org'], scope) FOR NO KEY UPDATE
 $$;
---> statement-breakpoint
 
 -- Moves a settled hold out of every row that it lies on; the balance rows are locked.
-CREATE FUNCTION settle_legs(p_reservation text, p_amount bigint, p_captured bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION settle_legs(p_reservation text, p_amount bigint, p_captured bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   v_ids constant text[] := ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation);
 BEGIN
@@ -18,10 +17,9 @@ BEGIN
                     inflight = inflight - CASE kind WHEN 'balance' THEN 1 ELSE 0 END
    WHERE id = ANY (v_ids);
 END $$;
---> statement-breakpoint
 
 -- The event of a finished job and its deliveries: every enabled endpoint that wants it, and the job's own URL.
-CREATE FUNCTION stage_job_event(j job, p_payload jsonb) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION stage_job_event(j job, p_payload jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   v_event constant text := 'evt_' || substr(j.id, 5);
 BEGIN
@@ -36,10 +34,9 @@ BEGIN
     VALUES (new_id('whd'), v_event, j.org_id, NULL, j.webhook_url, 'pending');
   END IF;
 END $$;
---> statement-breakpoint
 
 -- Writes the usage lines of a job's pictures. Promotional credit pays the first of them.
-CREATE FUNCTION write_usage(j job, r reservation, p_lines jsonb, p_promo bigint) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION write_usage(j job, r reservation, p_lines jsonb, p_promo bigint) RETURNS void LANGUAGE sql AS $$
   INSERT INTO usage_event (id, job_id, idx, org_id, team_id, key_id, sku_id, price_version_id, list_version_id,
                            org_price_id, tier_position, list_micros, discount_micros, net_micros, credit_micros)
   SELECT 'use_' || substr(j.id, 5) || '_' || l.idx, j.id, l.idx, j.org_id, j.team_id, j.key_id, p.sku_id, p.id,
@@ -48,11 +45,10 @@ CREATE FUNCTION write_usage(j job, r reservation, p_lines jsonb, p_promo bigint)
     FROM jsonb_to_recordset(p_lines) AS l(idx int, list bigint, net bigint, tier_position bigint), price_version p
    WHERE p.id = r.price_version_id
 $$;
---> statement-breakpoint
 
 -- Ends a job, once: captures the price of each stored image, releases the rest, writes usage, ledger and
 -- event. A repeat returns the first result; a caller whose attempt is no longer the job's own changes nothing.
-CREATE FUNCTION settle_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION settle_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   v_attempt constant int := (input->>'attempt')::int;
   v_outcome constant text := input->>'outcome';
@@ -124,9 +120,7 @@ BEGIN
   RETURN jsonb_build_object('outcome', 'settled', 'state', v_state,
     'captured_micros', v_captured::text, 'delivered_count', v_delivered);
 END $$;
---> statement-breakpoint
 
 ALTER FUNCTION settle_job(jsonb) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION settle_job(jsonb) SET enable_seqscan = off;

@@ -1,6 +1,6 @@
 -- An org's own ledger as a chain of hashes. Only what is surely complete is chained: entries of transactions below
 -- which none is still open, so that no line can come to stand before one that was shown already.
-CREATE FUNCTION chain_ledger(p_org text, p_limit int) RETURNS int LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION chain_ledger(p_org text, p_limit int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
   v_name constant text := 'chain:' || p_org;
   v_until constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
@@ -43,10 +43,10 @@ BEGIN
   END IF;
   RETURN v_added;
 END $$;
---> statement-breakpoint
+
 ALTER FUNCTION chain_ledger(text, int) SET search_path = public, pg_temp;
---> statement-breakpoint
-CREATE TRIGGER ledger_line_append_only BEFORE UPDATE OR DELETE ON ledger_line
+
+CREATE OR REPLACE TRIGGER ledger_line_append_only BEFORE UPDATE OR DELETE ON ledger_line
   FOR EACH ROW EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
-CREATE TRIGGER ledger_line_keep BEFORE TRUNCATE ON ledger_line EXECUTE FUNCTION refuse_change();
+
+CREATE OR REPLACE TRIGGER ledger_line_keep BEFORE TRUNCATE ON ledger_line EXECUTE FUNCTION refuse_change();

@@ -1,12 +1,6 @@
--- Accounts, balanced transactions and credit. What they mean stands in billing/LEDGER.md.
+-- Balanced transactions and credit. What the accounts mean stands in billing/LEDGER.md.
 
-INSERT INTO ledger_account (id, org_id, type)
-VALUES ('revenue', NULL, 'revenue'), ('recovery', NULL, 'recovery'), ('clearing', NULL, 'clearing'),
-       ('promo_expense', NULL, 'promo_expense'), ('breakage', NULL, 'breakage'), ('refunds', NULL, 'refunds'),
-       ('write_off', NULL, 'write_off'), ('rounding', NULL, 'rounding'), ('disputes', NULL, 'disputes');
---> statement-breakpoint
-
-CREATE FUNCTION ledger_txn_balances() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION ledger_txn_balances() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF EXISTS (
     SELECT 1 FROM ledger_entry WHERE txn_id = NEW.txn_id GROUP BY phase HAVING sum(amount_micros) <> 0
@@ -15,15 +9,14 @@ BEGIN
   END IF;
   RETURN NULL;
 END $$;
---> statement-breakpoint
 
 -- Deferred, so that the entries of one transaction may be written one after the other.
+DROP TRIGGER IF EXISTS ledger_txn_balances ON ledger_entry;
 CREATE CONSTRAINT TRIGGER ledger_txn_balances AFTER INSERT ON ledger_entry
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ledger_txn_balances();
---> statement-breakpoint
 
 -- One balanced transaction of two entries. (kind, source) is unique: a repeat posts nothing and says so.
-CREATE FUNCTION post_transfer(
+CREATE OR REPLACE FUNCTION post_transfer(
   p_kind text, p_source text, p_debit text, p_credit text, p_amount bigint, p_phase text
 ) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -36,22 +29,19 @@ BEGIN
     VALUES (v_txn, p_debit, p_amount, p_phase), (v_txn, p_credit, -p_amount, p_phase);
   RETURN true;
 END $$;
---> statement-breakpoint
 
 -- Where an org's charges go: what it has paid ahead, what it owes, or what its teams cost.
-CREATE FUNCTION funding_account(p_org text, p_team text, p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION funding_account(p_org text, p_team text, p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE p_mode WHEN 'prepaid' THEN 'prepaid:' || p_org WHEN 'postpaid' THEN 'receivable:' || p_org
                      ELSE 'team_cost:' || p_team END
 $$;
---> statement-breakpoint
 
-CREATE FUNCTION income_account(p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION income_account(p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE p_mode WHEN 'internal' THEN 'recovery' ELSE 'revenue' END
 $$;
---> statement-breakpoint
 
 -- A balanced transaction of any number of entries; those of 0 are left out. A repeat posts nothing and says so.
-CREATE FUNCTION post_entries(p_kind text, p_source text, p_phase text, p_accounts text[], p_amounts bigint[])
+CREATE OR REPLACE FUNCTION post_entries(p_kind text, p_source text, p_phase text, p_accounts text[], p_amounts bigint[])
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   v_txn text := 'led_' || p_kind || '_' || p_source;
@@ -62,12 +52,11 @@ BEGIN
   SELECT v_txn, account, amount, p_phase FROM unnest(p_accounts, p_amounts) AS x(account, amount) WHERE amount <> 0;
   RETURN true;
 END $$;
---> statement-breakpoint
 
 -- Credit of an org, once per source. Returns false when that source was granted before. A prepaid org has paid and
 -- promotional credit and can spend no more; a postpaid one can have promotional credit, which lowers what it owes.
 -- SQLSTATE GP409 says in words why nothing was granted.
-CREATE FUNCTION grant_credit(
+CREATE OR REPLACE FUNCTION grant_credit(
   p_org text, p_amount bigint, p_source text, p_kind text DEFAULT 'paid', p_priority int DEFAULT 50,
   p_expires timestamptz DEFAULT NULL
 ) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -106,9 +95,7 @@ BEGIN
   END IF;
   RETURN true;
 END $$;
---> statement-breakpoint
 
 ALTER FUNCTION grant_credit(text, bigint, text, text, int, timestamptz) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION ledger_txn_balances() SET search_path = public, pg_temp;

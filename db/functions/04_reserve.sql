@@ -2,7 +2,7 @@
 
 -- Revokes a key of an org for good. A reservation of this key that is under way holds the key's balance row, so
 -- this waits for it; whoever takes that row later sees the key revoked.
-CREATE FUNCTION revoke_key(p_org text, p_key text) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION revoke_key(p_org text, p_key text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM 1 FROM budget b JOIN api_key k ON k.id = b.scope_id
    WHERE b.scope = 'key' AND b.scope_id = p_key AND b.kind = 'balance' AND k.org_id = p_org
@@ -10,19 +10,17 @@ BEGIN
   UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE id = p_key AND org_id = p_org;
   RETURN FOUND;
 END $$;
---> statement-breakpoint
 
 -- The settlement mode of the org of a key that may start jobs; null when it may not.
-CREATE FUNCTION active_key_mode(p_key text, p_team text, p_org text) RETURNS text LANGUAGE sql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION active_key_mode(p_key text, p_team text, p_org text) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT o.settlement_mode FROM api_key k JOIN org o ON o.id = k.org_id
    WHERE k.id = p_key AND k.team_id = p_team AND k.org_id = p_org AND k.revoked_at IS NULL
      AND (k.expires_at IS NULL OR k.expires_at > now())
 $$;
---> statement-breakpoint
 
 -- What an earlier call has made: this very call, whose answer was lost on its way (the job has its id), or one
 -- under the same idempotency key. The lost one is answered as it would have been. Null when there is neither.
-CREATE FUNCTION earlier_job(p_id text, p_key text, p_idempotency text, p_hash text) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION earlier_job(p_id text, p_key text, p_idempotency text, p_hash text) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
 DECLARE
   v_job record;
 BEGIN
@@ -41,11 +39,10 @@ BEGIN
     'outbox_id', (SELECT o.id::text FROM outbox o WHERE v_job.id = p_id AND o.dedupe_key = p_id || ':0'
                      AND o.topic = 'job.dispatch' AND o.done_at IS NULL));
 END $$;
---> statement-breakpoint
 
 -- Why this month's budget of a level cannot take an amount more; null when it can or there is none. The month's
 -- first job makes the row: until then the limit stands on the balance row and nothing counts against it.
-CREATE FUNCTION month_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION month_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
 DECLARE
   v_month budget;
 BEGIN
@@ -63,10 +60,9 @@ BEGIN
   END IF;
   RETURN budget_refusal(v_month, p_amount);
 END $$;
---> statement-breakpoint
 
 -- False when there is a job of this id or under this idempotency key; waits for one that is being made.
-CREATE FUNCTION insert_job(j jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION insert_job(j jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO job (id, org_id, team_id, key_id, idempotency_key, request_hash, dialect, model, prompt, width,
                    height, n, quality, priority, seed, steps, guidance_scale, format, caller_fields, webhook_url, state, deadline_at)
@@ -78,11 +74,10 @@ BEGIN
   ON CONFLICT DO NOTHING;
   RETURN FOUND;
 END $$;
---> statement-breakpoint
 
 -- Job, hold on every level, reservation, ledger hold and outbox row: all or nothing, in one round trip. Safe to
 -- repeat under one job id: who lost the answer calls again and is told of the job that was made.
-CREATE FUNCTION reserve_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION reserve_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   j constant jsonb := input->'job';
   v_suffix constant text := substr(j->>'id', 5);
@@ -148,21 +143,16 @@ BEGIN
   RETURN jsonb_build_object('ok', true, 'replayed', false, 'job_id', j->>'id', 'state', 'accepted',
     'outbox_id', v_outbox::text, 'inflight', v_max_inflight - v_free + 1, 'max_inflight', v_max_inflight);
 END $$;
---> statement-breakpoint
 
 -- Names are looked up in this schema alone, whatever the caller's session says.
 ALTER FUNCTION reserve_job(jsonb) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION earlier_job(text, text, text, text) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION revoke_key(text, text) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 -- Every statement finds its rows by key. A plan made while a table was nearly empty would read the whole of it
 -- for every job, until the next ANALYZE.
 ALTER FUNCTION reserve_job(jsonb) SET enable_seqscan = off;
---> statement-breakpoint
 
 ALTER FUNCTION earlier_job(text, text, text, text) SET enable_seqscan = off;

@@ -1,12 +1,8 @@
 -- The Stripe side: what is told to Stripe about usage, in which order, and what payments do to credit.
 -- States and accounts are described in billing/LEDGER.md.
 
-INSERT INTO ledger_account (id, org_id, type)
-VALUES ('rounding', NULL, 'rounding'), ('write_off', NULL, 'write_off') ON CONFLICT DO NOTHING;
---> statement-breakpoint
-
 -- What was paid ahead must never be invoiced: a mode that changed after usage would do just that.
-CREATE FUNCTION keep_settlement_mode() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION keep_settlement_mode() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF NEW.settlement_mode <> OLD.settlement_mode
      AND EXISTS (SELECT 1 FROM job WHERE org_id = NEW.id) THEN
@@ -14,14 +10,12 @@ BEGIN
   END IF;
   RETURN NEW;
 END $$;
---> statement-breakpoint
 
-CREATE TRIGGER org_settlement_mode_stays BEFORE UPDATE OF settlement_mode ON org
+CREATE OR REPLACE TRIGGER org_settlement_mode_stays BEFORE UPDATE OF settlement_mode ON org
   FOR EACH ROW EXECUTE FUNCTION keep_settlement_mode();
---> statement-breakpoint
 
 -- A frozen org (disputed payment, unpaid invoice) starts nothing, whichever way a job comes in.
-CREATE FUNCTION refuse_frozen_org() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refuse_frozen_org() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF EXISTS (SELECT 1 FROM org WHERE id = NEW.org_id AND frozen_at IS NOT NULL) THEN
     RAISE EXCEPTION 'reservation refused' USING ERRCODE = 'GP402',
@@ -29,20 +23,17 @@ BEGIN
   END IF;
   RETURN NEW;
 END $$;
---> statement-breakpoint
 
-CREATE TRIGGER job_of_frozen_org BEFORE INSERT ON job FOR EACH ROW EXECUTE FUNCTION refuse_frozen_org();
---> statement-breakpoint
+CREATE OR REPLACE TRIGGER job_of_frozen_org BEFORE INSERT ON job FOR EACH ROW EXECUTE FUNCTION refuse_frozen_org();
 
 -- Whether the meter is told about an org's usage of that moment.
-CREATE FUNCTION is_metered(p_org text, p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION is_metered(p_org text, p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
   SELECT EXISTS (SELECT 1 FROM stripe_subscription s
     WHERE s.org_id = p_org AND s.metered_from <= p_at AND (s.metered_to IS NULL OR p_at < s.metered_to))
 $$;
---> statement-breakpoint
 
 -- Images of an org in a span and what it owes for them, with every correction of those images, whenever made.
-CREATE FUNCTION usage_of_span(p_org text, p_from timestamptz, p_to timestamptz, p_metered boolean)
+CREATE OR REPLACE FUNCTION usage_of_span(p_org text, p_from timestamptz, p_to timestamptz, p_metered boolean)
 RETURNS TABLE (quantity bigint, due_micros bigint) LANGUAGE sql STABLE AS $$
   WITH lines AS (
     SELECT id, net_micros - credit_micros AS due FROM usage_event
@@ -56,10 +47,9 @@ RETURNS TABLE (quantity bigint, due_micros bigint) LANGUAGE sql STABLE AS $$
   )
   SELECT coalesce(sum(images), 0)::bigint, coalesce(sum(due), 0)::bigint FROM facts
 $$;
---> statement-breakpoint
 
 -- What the meter was told about an org's hours of a span, and so what a line of an invoice must say.
-CREATE FUNCTION told_of_span(p_org text, p_from timestamptz, p_to timestamptz)
+CREATE OR REPLACE FUNCTION told_of_span(p_org text, p_from timestamptz, p_to timestamptz)
 RETURNS TABLE (quantity bigint, due_micros bigint) LANGUAGE sql STABLE AS $$
   SELECT coalesce(sum(t.quantity), 0)::bigint, coalesce(sum(t.due_micros), 0)::bigint FROM (
     SELECT DISTINCT ON (hour) quantity, due_micros FROM meter_report
@@ -67,23 +57,21 @@ RETURNS TABLE (quantity bigint, due_micros bigint) LANGUAGE sql STABLE AS $$
        AND state IN ('accepted', 'confirmed', 'superseded')
      ORDER BY hour, revision DESC) t
 $$;
---> statement-breakpoint
 
 -- Which way a change of an hour still reaches an invoice: by the meter while its draft is open and Stripe takes the
 -- timestamp (35 days; a day is kept as margin), else as an item of the next invoice.
-CREATE FUNCTION report_channel(p_org text, p_meter text, p_start timestamptz, p_now timestamptz)
+CREATE OR REPLACE FUNCTION report_channel(p_org text, p_meter text, p_start timestamptz, p_now timestamptz)
 RETURNS text LANGUAGE sql STABLE AS $$
   SELECT CASE WHEN p_meter = 'images' AND p_start > p_now - interval '34 days' AND NOT EXISTS (
       SELECT 1 FROM invoice i WHERE i.org_id = p_org AND i.is_metered AND i.state NOT IN ('draft', 'held')
         AND i.period_start <= p_start AND p_start < i.period_end)
     THEN 'meter' ELSE 'invoice_item' END
 $$;
---> statement-breakpoint
 
 -- Writes the next revision of a window if what Stripe was told is not what our rows say. Safe to repeat and to run
 -- at once in several processes: the unique keys let one win. While a revision is on its way nothing is written;
 -- whoever ends that revision calls this again.
-CREATE FUNCTION seal_window(
+CREATE OR REPLACE FUNCTION seal_window(
   p_org text, p_meter text, p_start timestamptz, p_now timestamptz, p_force boolean DEFAULT false
 ) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -120,11 +108,10 @@ BEGIN
   ON CONFLICT DO NOTHING;
   RETURN FOUND;
 END $$;
---> statement-breakpoint
 
 -- Seals every window of a meter that has closed and whose usage or corrections were written since the last call.
 -- An hour of overlap catches what committed late. Returns how many revisions were written.
-CREATE FUNCTION seal_due(p_meter text, p_closed_to timestamptz, p_now timestamptz) RETURNS int LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION seal_due(p_meter text, p_closed_to timestamptz, p_now timestamptz) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
   v_unit constant text := CASE p_meter WHEN 'images' THEN 'hour' ELSE 'month' END;
   v_from timestamptz;
@@ -150,11 +137,10 @@ BEGIN
     ON CONFLICT (meter) DO UPDATE SET sealed_to = greatest(seal_progress.sealed_to, excluded.sealed_to);
   RETURN v_sealed;
 END $$;
---> statement-breakpoint
 
 -- Takes revisions that are due, one per org: Stripe takes one call per customer and meter at a time. A revision
 -- whose sender vanished comes back when its lease is over, under the identifier that it had.
-CREATE FUNCTION claim_reports(p_limit int, p_lease interval, p_now timestamptz) RETURNS SETOF meter_report
+CREATE OR REPLACE FUNCTION claim_reports(p_limit int, p_lease interval, p_now timestamptz) RETURNS SETOF meter_report
 LANGUAGE plpgsql AS $$
 BEGIN
   -- Claims are short; taken one after the other, no two of them can take two windows of one org.
@@ -170,10 +156,9 @@ BEGIN
       LIMIT p_limit)
   RETURNING r.*;
 END $$;
---> statement-breakpoint
 
 -- Ends a sending, from that state and attempt alone, and looks at the window again: usage may have changed meanwhile.
-CREATE FUNCTION finish_report(p_id text, p_attempt int, p_state text, p_error text, p_next timestamptz, p_now timestamptz)
+CREATE OR REPLACE FUNCTION finish_report(p_id text, p_attempt int, p_state text, p_error text, p_next timestamptz, p_now timestamptz)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   r meter_report;
@@ -190,11 +175,10 @@ BEGIN
   IF p_state IN ('accepted', 'failed') THEN PERFORM seal_window(r.org_id, r.meter, r.hour, p_now); END IF;
   RETURN true;
 END $$;
---> statement-breakpoint
 
 -- Takes back prepaid credit whose payment was returned, once per source: what is still free goes off the balance,
 -- the rest is owed. Returns what is owed; null when this source was taken back before.
-CREATE FUNCTION withdraw_credit(p_org text, p_amount bigint, p_source text, p_payment text) RETURNS bigint
+CREATE OR REPLACE FUNCTION withdraw_credit(p_org text, p_amount bigint, p_source text, p_payment text) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
   v_free bigint;
@@ -231,11 +215,10 @@ BEGIN
   END IF;
   RETURN p_amount - v_taken;
 END $$;
---> statement-breakpoint
 
 -- Freezes an org, or lets it go, by what its disputes, invoices and returned payments are now, so that the order in
 -- which news of them came does not matter. A freeze for another reason is not touched.
-CREATE FUNCTION refresh_freeze(p_org text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refresh_freeze(p_org text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_mode text;
   v_current text;
@@ -255,18 +238,13 @@ BEGIN
   END IF;
   RETURN v_reason;
 END $$;
---> statement-breakpoint
 
 ALTER FUNCTION refresh_freeze(text) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION seal_due(text, timestamptz, timestamptz) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION claim_reports(int, interval, timestamptz) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION finish_report(text, int, text, text, timestamptz, timestamptz) SET search_path = public, pg_temp;
---> statement-breakpoint
 
 ALTER FUNCTION withdraw_credit(text, bigint, text, text) SET search_path = public, pg_temp;

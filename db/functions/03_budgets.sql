@@ -1,7 +1,7 @@
 -- Limits of key, team and org, and the holds on them.
 
 -- Why a budget row cannot take an amount more, as the caller sees it; null when it can.
-CREATE FUNCTION budget_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION budget_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE sql STABLE AS $$
   SELECT CASE
     WHEN b.held_micros + b.spent_micros + p_amount > b.limit_micros THEN jsonb_build_object(
       'ok', false,
@@ -13,20 +13,18 @@ CREATE FUNCTION budget_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE
       'inflight', b.inflight, 'max_inflight', b.max_inflight)
   END
 $$;
---> statement-breakpoint
 
 -- A month's row of a level; made when the month's first job comes. Only under the lock of the balance row.
-CREATE FUNCTION ensure_month(p_scope text, p_scope_id text, p_month timestamptz, p_limit bigint) RETURNS void
+CREATE OR REPLACE FUNCTION ensure_month(p_scope text, p_scope_id text, p_month timestamptz, p_limit bigint) RETURNS void
 LANGUAGE sql AS $$
   INSERT INTO budget (id, scope, scope_id, kind, period_start, period_end, limit_micros)
   VALUES (new_id('bud'), p_scope, p_scope_id, 'month', p_month, month_end(p_month), p_limit)
   ON CONFLICT (scope, scope_id, kind, period_start) DO NOTHING
 $$;
---> statement-breakpoint
 
 -- Adds a hold to one row or refuses the whole reservation: the raised error undoes everything before it.
 -- Returns a row of nulls when there is no such row.
-CREATE FUNCTION hold_on_budget(p_scope text, p_scope_id text, p_kind text, p_start timestamptz, p_amount bigint)
+CREATE OR REPLACE FUNCTION hold_on_budget(p_scope text, p_scope_id text, p_kind text, p_start timestamptz, p_amount bigint)
 RETURNS budget LANGUAGE plpgsql AS $$
 DECLARE
   v_row budget;
@@ -47,10 +45,9 @@ BEGIN
     jsonb_build_object('ok', false, 'reason', 'too_many_inflight', 'scope', p_scope,
                        'inflight', v_row.inflight, 'max_inflight', coalesce(v_row.max_inflight, v_row.inflight)))::text;
 END $$;
---> statement-breakpoint
 
 -- Holds on a level's balance row and, where it sets a monthly limit, on this month's. Returns their ids.
-CREATE FUNCTION hold_on_level(p_scope text, p_scope_id text, p_amount bigint) RETURNS text[] LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION hold_on_level(p_scope text, p_scope_id text, p_amount bigint) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
   v_balance budget;
   v_month budget;
@@ -65,13 +62,12 @@ BEGIN
   END IF;
   RETURN ARRAY[v_balance.id, v_month.id];
 END $$;
---> statement-breakpoint
 
 -- A monthly limit that is set in mid-month counts the whole month: what was accepted since its start gets a leg.
 -- The month is that of the clock, under the lock of the balance row, which the caller holds: its transaction may
 -- have begun before the midnight at which jobs of the next month took the row. A month that has ended is left as
 -- it was; one that others have begun is limited with this one.
-CREATE FUNCTION set_month_limit(b budget, p_limit bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION set_month_limit(b budget, p_limit bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   v_month constant timestamptz := month_of(clock_timestamp());
   v_org constant text := CASE b.scope WHEN 'org' THEN b.scope_id
@@ -102,10 +98,9 @@ BEGIN
   UPDATE budget SET limit_micros = p_limit
    WHERE scope = b.scope AND scope_id = b.scope_id AND kind = 'month' AND period_start >= v_month;
 END $$;
---> statement-breakpoint
 
 -- Changes the limits that are named in the document; a null takes one away. Says what came of it.
-CREATE FUNCTION set_budget(p_scope text, p_scope_id text, p_changes jsonb) RETURNS text LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION set_budget(p_scope text, p_scope_id text, p_changes jsonb) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   b budget;
 BEGIN
@@ -136,6 +131,5 @@ BEGIN
 EXCEPTION WHEN check_violation THEN
   RETURN 'below_committed';
 END $$;
---> statement-breakpoint
 
 ALTER FUNCTION set_budget(text, text, jsonb) SET search_path = public, pg_temp;

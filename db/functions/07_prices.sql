@@ -1,16 +1,8 @@
 -- The price book: dated versions that never overlap, contracts of single orgs, and what a request costs.
-CREATE EXTENSION IF NOT EXISTS btree_gist;
---> statement-breakpoint
-ALTER TABLE price_version ADD CONSTRAINT price_version_no_overlap
-  EXCLUDE USING gist (book_id WITH =, sku_id WITH =, tstzrange(valid_from, valid_to) WITH &&);
---> statement-breakpoint
-ALTER TABLE org_price ADD CONSTRAINT org_price_no_overlap
-  EXCLUDE USING gist (org_id WITH =, tstzrange(valid_from, valid_to) WITH &&);
---> statement-breakpoint
 
 -- Prices and contracts are never edited. All that can happen to a row is that its open end is closed, now or later:
 -- what was charged by it stays what it was.
-CREATE FUNCTION refuse_price_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refuse_price_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF TG_OP = 'UPDATE' AND OLD.valid_to IS NULL AND NEW.valid_to >= now()
      AND to_jsonb(NEW) - 'valid_to' = to_jsonb(OLD) - 'valid_to' THEN
@@ -18,18 +10,17 @@ BEGIN
   END IF;
   RAISE EXCEPTION '% is append-only', TG_TABLE_NAME;
 END $$;
---> statement-breakpoint
-CREATE TRIGGER price_version_append_only BEFORE UPDATE OR DELETE ON price_version
+
+CREATE OR REPLACE TRIGGER price_version_append_only BEFORE UPDATE OR DELETE ON price_version
   FOR EACH ROW EXECUTE FUNCTION refuse_price_change();
---> statement-breakpoint
-CREATE TRIGGER org_price_append_only BEFORE UPDATE OR DELETE ON org_price
+
+CREATE OR REPLACE TRIGGER org_price_append_only BEFORE UPDATE OR DELETE ON org_price
   FOR EACH ROW EXECUTE FUNCTION refuse_price_change();
---> statement-breakpoint
-CREATE TRIGGER org_price_keep BEFORE TRUNCATE ON org_price EXECUTE FUNCTION refuse_change();
---> statement-breakpoint
+
+CREATE OR REPLACE TRIGGER org_price_keep BEFORE TRUNCATE ON org_price EXECUTE FUNCTION refuse_change();
 
 -- Whether tiers are in order: rising ends, the last one open, no negative price.
-CREATE FUNCTION are_tiers(p_tiers jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION are_tiers(p_tiers jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
   SELECT count(*) > 0 AND bool_and(
     (t->>'price_micros')::bigint >= 0
     AND ((t->>'up_to') IS NULL) = (n = total)
@@ -39,10 +30,9 @@ CREATE FUNCTION are_tiers(p_tiers jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE 
       FROM jsonb_array_elements(p_tiers) WITH ORDINALITY AS x(t, n)
   ) AS listed
 $$;
---> statement-breakpoint
 
 -- Puts a price into force from an instant on, and ends the one before there. Never for the past.
-CREATE FUNCTION publish_price(
+CREATE OR REPLACE FUNCTION publish_price(
   p_id text, p_book text, p_sku text, p_price bigint, p_per bigint, p_tiers jsonb, p_from timestamptz
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -58,10 +48,9 @@ BEGIN
 EXCEPTION WHEN exclusion_violation OR unique_violation THEN
   RAISE EXCEPTION 'another price of this book and SKU begins at that time or later' USING ERRCODE = 'GP400';
 END $$;
---> statement-breakpoint
 
 -- Puts a contract into force from an instant on, and ends the org's contract before there.
-CREATE FUNCTION agree_price(p_id text, p_org text, p_book text, p_discount int, p_from timestamptz)
+CREATE OR REPLACE FUNCTION agree_price(p_id text, p_org text, p_book text, p_discount int, p_from timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   IF p_from < now() THEN RAISE EXCEPTION 'a contract cannot begin in the past' USING ERRCODE = 'GP400'; END IF;
@@ -70,10 +59,9 @@ BEGIN
 EXCEPTION WHEN exclusion_violation THEN
   RAISE EXCEPTION 'another contract of this organisation begins at that time or later' USING ERRCODE = 'GP400';
 END $$;
---> statement-breakpoint
 
 -- The price of a book for a request at an instant: of all SKUs that fit, the most particular one that has a price.
-CREATE FUNCTION price_in_book(
+CREATE OR REPLACE FUNCTION price_in_book(
   p_book text, p_model text, p_class text, p_quality text, p_priority text, p_at timestamptz
 ) RETURNS price_version LANGUAGE sql STABLE AS $$
   SELECT v.* FROM sku s JOIN price_version v ON v.sku_id = s.id
@@ -84,22 +72,20 @@ CREATE FUNCTION price_in_book(
             s.priority <> 'any' DESC, s.size_class <> 'any' DESC
    LIMIT 1
 $$;
---> statement-breakpoint
 
 -- One image's price in micro-USD by a version, at its place in the org's month, less a discount in basis points.
 -- Rounded half up, once.
-CREATE FUNCTION image_price(v price_version, p_position bigint, p_discount int) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION image_price(v price_version, p_position bigint, p_discount int) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
   SELECT (2 * tier.price * (10000 - p_discount) + v.per_units * 10000) / (2 * v.per_units * 10000)
     FROM (SELECT coalesce((
       SELECT (t->>'price_micros')::bigint FROM jsonb_array_elements(v.tiers) WITH ORDINALITY AS x(t, n)
        WHERE t->>'up_to' IS NULL OR p_position <= (t->>'up_to')::bigint
        ORDER BY n LIMIT 1), v.price_micros)) AS tier(price)
 $$;
---> statement-breakpoint
 
 -- What one image of a request costs an org: by its contract where there is one, beside the list price. Null when the
 -- request is not for sale. `unit_micros` is the most it can cost, whatever place in the month it will have.
-CREATE FUNCTION quote_price(
+CREATE OR REPLACE FUNCTION quote_price(
   p_org text, p_model text, p_class text, p_quality text, p_priority text, p_at timestamptz
 ) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -122,11 +108,10 @@ BEGIN
     'list_micros', image_price(v_list, 1, 0)::text,
     'currency', (SELECT currency FROM price_book WHERE id = v_price.book_id));
 END $$;
---> statement-breakpoint
 
 -- What each stored picture of a job costs, as a list of { idx, list, net, tier_position }. Where the price has tiers,
 -- the pictures take the next places in the org's month; the caller holds the org's balance row.
-CREATE FUNCTION price_lines(j job, r reservation) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION price_lines(j job, r reservation) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   v price_version;
   v_list price_version;
