@@ -20,7 +20,7 @@ import { orgPrice, priceVersion } from './price.ts'
  * `day`, `month`: one row per calendar day or month (UTC) of a level whose balance row has `day_limit_micros`
  * or `month_limit_micros`; a new period is a new row, never a reset.
  * A limit that is lowered below what is committed stands at what is committed until that has shrunk;
- * `limit_next_micros` is where it goes.
+ * `limit_next_micros` is where it goes, and null once it is there.
  */
 export const budget = pgTable(
   'budget',
@@ -43,7 +43,7 @@ export const budget = pgTable(
       .default(sql`0`),
     inflight: integer().notNull().default(0),
     maxInflight: integer('max_inflight'),
-    /** Shares of the limit, in basis points, at whose first crossing the org hears of it. */
+    /** Shares of the limit, in basis points, at whose first crossing the org hears of it; a period takes its level's. */
     softBp: integer('soft_bp')
       .array()
       .notNull()
@@ -53,7 +53,16 @@ export const budget = pgTable(
     uniqueIndex('budget_period_once').on(t.scope, t.scopeId, t.kind, t.periodStart),
     check(
       'budget_limits_not_negative',
-      sql`least(${t.limitMicros}, ${t.monthLimitMicros}, ${t.maxInflight}) >= 0`,
+      sql`least(${t.limitMicros}, ${t.limitNextMicros}, ${t.dayLimitMicros}, ${t.monthLimitMicros}, ${t.maxInflight}) >= 0`,
+    ),
+    check(
+      'budget_limit_comes_down',
+      sql`${t.limitNextMicros} is null or (${t.limitMicros} is not null and ${t.limitNextMicros} < ${t.limitMicros}
+          and ${t.limitMicros} = ${t.heldMicros} + ${t.spentMicros})`,
+    ),
+    check(
+      'budget_thresholds',
+      sql`0 < all (${t.softBp}) and 10000 >= all (${t.softBp}) and array_position(${t.softBp}, null) is null`,
     ),
     check('budget_held_not_negative', sql`${t.heldMicros} >= 0`),
     check('budget_spent_not_negative', sql`${t.spentMicros} >= 0`),

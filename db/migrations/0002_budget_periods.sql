@@ -1,0 +1,5 @@
+ALTER TABLE "budget" DROP CONSTRAINT "budget_limits_not_negative";--> statement-breakpoint
+ALTER TABLE "budget" ADD CONSTRAINT "budget_limit_comes_down" CHECK ("budget"."limit_next_micros" is null or ("budget"."limit_micros" is not null and "budget"."limit_next_micros" < "budget"."limit_micros"
+          and "budget"."limit_micros" = "budget"."held_micros" + "budget"."spent_micros"));--> statement-breakpoint
+ALTER TABLE "budget" ADD CONSTRAINT "budget_thresholds" CHECK (0 < all ("budget"."soft_bp") and 10000 >= all ("budget"."soft_bp") and array_position("budget"."soft_bp", null) is null);--> statement-breakpoint
+ALTER TABLE "budget" ADD CONSTRAINT "budget_limits_not_negative" CHECK (least("budget"."limit_micros", "budget"."limit_next_micros", "budget"."day_limit_micros", "budget"."month_limit_micros", "budget"."max_inflight") >= 0);
