@@ -62,11 +62,13 @@ export type ReserveRefusal =
       ok: false
       reason: 'insufficient_credit' | 'budget_exceeded'
       scope: BudgetScope
+      /** Whose limit it is; null for credit. */
+      period: 'day' | 'month' | null
       limitMicros: bigint
       spentMicros: bigint
       heldMicros: bigint
       amountMicros: bigint
-      /** When a monthly budget starts anew; null for credit. */
+      /** When that period is over; null for credit. */
       resetsAt: Date | null
     }
   | {
@@ -173,6 +175,7 @@ type WireResult =
       ok: false
       reason: 'insufficient_credit' | 'budget_exceeded'
       scope: BudgetScope
+      period: 'day' | 'month' | null
       limit_micros: string
       spent_micros: string
       held_micros: string
@@ -225,6 +228,7 @@ function toResult(wire: WireResult): ReserveResult {
         ok: false,
         reason: wire.reason,
         scope: wire.scope,
+        period: wire.period,
         limitMicros: BigInt(wire.limit_micros),
         spentMicros: BigInt(wire.spent_micros),
         heldMicros: BigInt(wire.held_micros),

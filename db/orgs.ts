@@ -8,10 +8,17 @@ export type BudgetScope = 'key' | 'team' | 'org'
 export interface Limits {
   /** Credit of this level: what may be held and spent in all. */
   creditMicros?: bigint | null
+  /** What may be held and spent in one calendar day (UTC). */
+  dayLimitMicros?: bigint | null
   /** What may be held and spent in one calendar month (UTC). */
   monthLimitMicros?: bigint | null
   /** Jobs that may be unfinished at the same time. */
   maxInflight?: number | null
+  /**
+   * Shares of each limit of this level, in basis points from 1 to 10,000: the org gets an event when captured
+   * spending has reached one, once for the total and once for each day and month. Not for the credit of a prepaid org.
+   */
+  softBp?: readonly number[] | null
 }
 
 /**
@@ -74,10 +81,12 @@ export async function insertBalance(
   limits: Limits,
 ): Promise<void> {
   await tx.sql`
-    insert into budget (id, scope, scope_id, kind, period_start, limit_micros, month_limit_micros, max_inflight)
+    insert into budget (id, scope, scope_id, kind, period_start, limit_micros, day_limit_micros, month_limit_micros,
+                        max_inflight, soft_bp)
     values (${createId('budget')}, ${scope}, ${scopeId}, 'balance', 'epoch',
-            ${limits.creditMicros ?? null}::bigint, ${limits.monthLimitMicros ?? null}::bigint,
-            ${limits.maxInflight ?? null}::int)`
+            ${limits.creditMicros ?? null}::bigint, ${limits.dayLimitMicros ?? null}::bigint,
+            ${limits.monthLimitMicros ?? null}::bigint, ${limits.maxInflight ?? null}::int,
+            ${[...new Set(limits.softBp)].toSorted((a, b) => a - b)}::int[])`
 }
 
 export type SetBudgetResult =
@@ -85,24 +94,35 @@ export type SetBudgetResult =
   /** `credit_is_granted`: a prepaid org's credit is what it paid for; see `grantCredit`. */
   | {
       ok: false
-      reason: 'below_committed' | 'negative_limit' | 'not_found' | 'credit_is_granted'
+      reason:
+        | 'below_committed'
+        | 'negative_limit'
+        | 'invalid_threshold'
+        | 'not_found'
+        | 'credit_is_granted'
     }
 
 /**
- * Changes limits of one level; a limit left out stays, null takes it away. A monthly limit counts the whole
- * month under way, also what was accepted before it was set. Safe to repeat and under load.
+ * Changes limits of one level; a limit left out stays, null takes it away. A limit of days or months counts all of
+ * the one under way, also what was accepted before it was set. A limit below what is held and spent lets no new
+ * work in from now on; what was accepted runs on and is charged, and the limit follows it down. Safe to repeat and
+ * under load.
  *
- * @returns `below_committed`, and nothing changed, when held plus spent is already above a new limit or
- *   more jobs are in flight than a new `maxInflight`
+ * @returns `below_committed`, and nothing changed, when more jobs are in flight than a new `maxInflight`
  */
 export async function setBudget(
   db: Db,
   input: { scope: BudgetScope; scopeId: string } & Limits,
 ): Promise<SetBudgetResult> {
+  if (input.softBp?.some((bp) => !Number.isInteger(bp))) {
+    return { ok: false, reason: 'invalid_threshold' }
+  }
   const changes = JSON.stringify({
     limit_micros: input.creditMicros?.toString() ?? input.creditMicros,
+    day_limit_micros: input.dayLimitMicros?.toString() ?? input.dayLimitMicros,
     month_limit_micros: input.monthLimitMicros?.toString() ?? input.monthLimitMicros,
     max_inflight: input.maxInflight,
+    soft_bp: input.softBp,
   })
   type Outcome = 'changed' | Extract<SetBudgetResult, { ok: false }>['reason']
   const [row] = await db.sql<{ outcome: Outcome }[]>`

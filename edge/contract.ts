@@ -180,27 +180,6 @@ export const cancelAnswer = z
   .strictObject({ id: z.string(), outcome: z.enum(['canceled', 'requested', 'finished']) })
   .openapi('CancelAnswer')
 
-export const levelBalance = z
-  .strictObject({
-    scope: z.enum(['key', 'team', 'org']),
-    id: z.string(),
-    credit: usd.nullable(),
-    available: usd.nullable(),
-    held: usd,
-    spent: usd,
-    month_limit: usd.nullable(),
-    month_held: usd,
-    month_spent: usd,
-    month_resets_at: instant.nullable(),
-    inflight: z.int(),
-    max_inflight: z.int().nullable(),
-  })
-  .openapi('LevelBalance')
-
-export const balanceAnswer = z
-  .strictObject({ currency: z.literal('USD'), levels: z.array(levelBalance) })
-  .openapi('Balance')
-
 export const modelInfo = z
   .strictObject({
     id: z.string(),
@@ -229,6 +208,7 @@ export const modelList = z
 export const errorData = z.strictObject({
   reason: z.enum(['rate', 'concurrency', 'credit', 'budget']).optional(),
   scope: z.enum(['key', 'team', 'org']).optional(),
+  period: z.enum(['day', 'month']).optional(),
   limit: z.union([usd, z.int()]).optional(),
   spent: usd.optional(),
   held: usd.optional(),

@@ -227,13 +227,16 @@ function toError(refusal: ReserveRefusal, order: ImageOrder): ApiError {
       })
     case 'insufficient_credit':
     case 'budget_exceeded': {
-      const { scope, limitMicros, spentMicros, heldMicros, amountMicros, resetsAt } = refusal
+      const { scope, period, limitMicros, spentMicros, heldMicros, amountMicros, resetsAt } =
+        refusal
+      const left = formatUsd(limitMicros - spentMicros - heldMicros)
       return new ApiError(refusal.reason, {
         ...(order.dialect === 'zai' ? { status: ZAI_STATUS[refusal.reason] } : {}),
-        message: `The ${scope} has ${formatUsd(limitMicros - spentMicros - heldMicros)} USD left, and this request needs ${formatUsd(amountMicros)} USD.`,
+        message: `The ${scope} has ${left} USD left${period === null ? '' : ` this ${period}`}, and this request needs ${formatUsd(amountMicros)} USD.`,
         data: {
           reason: refusal.reason === 'budget_exceeded' ? 'budget' : 'credit',
           scope,
+          ...(period === null ? {} : { period }),
           limit: formatUsd(limitMicros),
           spent: formatUsd(spentMicros),
           held: formatUsd(heldMicros),

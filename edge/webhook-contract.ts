@@ -17,6 +17,7 @@ export const eventType = z.enum([
   'job.canceled',
   'job.expired',
   'webhook_endpoint.disabled',
+  'budget.threshold_reached',
 ])
 
 const url = text.min(1)

@@ -1,6 +1,6 @@
 -- What money and job functions stand on. Their guarantees and what is not promised stand in billing/LEDGER.md.
 -- Lock order everywhere: job row, then budget rows key -> team -> org. In a level the balance row comes first and
--- guards the month row: month rows are made, limited and counted only under its lock.
+-- guards the rows of days and months: they are made, limited and counted only under its lock.
 
 CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -42,17 +42,25 @@ BEGIN
   RETURN prefix || '_' || made;
 END $$;
 
--- The start of the calendar month, in UTC, in which an instant lies.
-CREATE OR REPLACE FUNCTION month_of(p_at timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
-  SELECT date_trunc('month', p_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+-- The start of the calendar day or month, in UTC, in which an instant lies.
+CREATE OR REPLACE FUNCTION period_of(p_kind text, p_at timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+  SELECT date_trunc(p_kind, p_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
 $$;
 
--- The month in which a job counts: that of the start of the transaction that accepts it, as its created_at is.
+-- The day or month in which a job counts: that of the start of the transaction that accepts it, as its created_at is.
+CREATE OR REPLACE FUNCTION period_start(p_kind text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+  SELECT period_of(p_kind, now())
+$$;
+
+-- The start of the day or month after the one that starts then.
+CREATE OR REPLACE FUNCTION period_end(p_kind text, p_start timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+  SELECT (p_start AT TIME ZONE 'UTC' + CASE p_kind WHEN 'day' THEN interval '1 day' ELSE interval '1 month' END)
+         AT TIME ZONE 'UTC'
+$$;
+
+-- The month under way, by the same clock.
 CREATE OR REPLACE FUNCTION month_start() RETURNS timestamptz LANGUAGE sql STABLE AS $$
-  SELECT month_of(now())
+  SELECT period_start('month')
 $$;
 
--- The start of the month after the one that starts then.
-CREATE OR REPLACE FUNCTION month_end(p_start timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
-  SELECT (p_start AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC'
-$$;
+DROP FUNCTION IF EXISTS month_end(timestamptz), month_of(timestamptz);

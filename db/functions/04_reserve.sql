@@ -40,27 +40,6 @@ BEGIN
                      AND o.topic = 'job.dispatch' AND o.done_at IS NULL));
 END $$;
 
--- Why this month's budget of a level cannot take an amount more; null when it can or there is none. The month's
--- first job makes the row: until then the limit stands on the balance row and nothing counts against it.
-CREATE OR REPLACE FUNCTION month_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
-DECLARE
-  v_month budget;
-BEGIN
-  IF b.month_limit_micros IS NULL THEN RETURN NULL; END IF;
-  SELECT * INTO v_month FROM budget
-   WHERE scope = b.scope AND scope_id = b.scope_id AND kind = 'month' AND period_start = month_start();
-  IF NOT FOUND THEN
-    v_month := b;
-    v_month.kind := 'month';
-    v_month.period_end := (month_start() AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC';
-    v_month.limit_micros := b.month_limit_micros;
-    v_month.held_micros := 0;
-    v_month.spent_micros := 0;
-    v_month.max_inflight := NULL;
-  END IF;
-  RETURN budget_refusal(v_month, p_amount);
-END $$;
-
 -- False when there is a job of this id or under this idempotency key; waits for one that is being made.
 CREATE OR REPLACE FUNCTION insert_job(j jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -104,7 +83,9 @@ BEGIN
   FOR i IN 1..3 LOOP
     SELECT * INTO v_row FROM budget b WHERE b.scope = v_scopes[i] AND b.scope_id = v_ids[i]
        AND b.kind = 'balance' AND b.period_start = 'epoch';
-    v_result := coalesce(budget_refusal(v_row, v_amount), month_refusal(v_row, v_amount));
+    v_result := coalesce(budget_refusal(v_row, v_amount),
+      CASE WHEN v_row.month_limit_micros IS NOT NULL THEN period_refusal(v_row, 'month', v_amount) END,
+      CASE WHEN v_row.day_limit_micros IS NOT NULL THEN period_refusal(v_row, 'day', v_amount) END);
     IF v_result IS NOT NULL THEN RETURN v_result; END IF;
     IF v_row.max_inflight - v_row.inflight < v_free THEN
       v_max_inflight := v_row.max_inflight;

@@ -8,15 +8,26 @@ CREATE OR REPLACE FUNCTION lock_legs(p_reservation text) RETURNS void LANGUAGE s
    ORDER BY array_position(ARRAY['key', 'team', 'org'], scope) FOR NO KEY UPDATE
 $$;
 
--- Moves a settled hold out of every row that it lies on; the balance rows are locked.
-CREATE OR REPLACE FUNCTION settle_legs(p_reservation text, p_amount bigint, p_captured bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- Moves a settled hold out of every row that it lies on; the balance rows are locked. A limit that waits to come down
+-- follows what is committed. Tells the org of thresholds that are passed now.
+CREATE OR REPLACE FUNCTION settle_legs(p_org text, p_reservation text, p_amount bigint, p_captured bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   v_ids constant text[] := ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation);
+  v_watched text[];
 BEGIN
-  UPDATE budget SET held_micros = held_micros - p_amount, spent_micros = spent_micros + p_captured,
-                    inflight = inflight - CASE kind WHEN 'balance' THEN 1 ELSE 0 END
-   WHERE id = ANY (v_ids);
+  WITH moved AS (
+    UPDATE budget SET held_micros = held_micros - p_amount, spent_micros = spent_micros + p_captured,
+                      inflight = inflight - CASE kind WHEN 'balance' THEN 1 ELSE 0 END,
+                      limit_micros = CASE WHEN limit_next_micros IS NULL THEN limit_micros
+                        ELSE limit_over(limit_next_micros, held_micros + spent_micros - p_amount + p_captured) END,
+                      limit_next_micros = limit_wish(limit_next_micros, held_micros + spent_micros - p_amount + p_captured)
+     WHERE id = ANY (v_ids)
+    RETURNING id, soft_bp, limit_micros
+  ) SELECT array_agg(id) INTO v_watched FROM moved WHERE soft_bp <> '{}' AND limit_micros IS NOT NULL;
+  IF v_watched IS NOT NULL THEN PERFORM alert_thresholds(p_org, v_watched); END IF;
 END $$;
+
+DROP FUNCTION IF EXISTS settle_legs(text, bigint, bigint);
 
 -- The event of a finished job and its deliveries: every enabled endpoint that wants it, and the job's own URL.
 CREATE OR REPLACE FUNCTION stage_job_event(j job, p_payload jsonb) RETURNS void LANGUAGE plpgsql AS $$
@@ -98,7 +109,7 @@ BEGIN
   UPDATE reservation SET captured_micros = v_captured, settled_at = now(),
     state = CASE WHEN v_delivered > 0 THEN 'captured' WHEN v_outcome = 'expired' THEN 'expired' ELSE 'released' END
    WHERE id = r.id;
-  PERFORM settle_legs(r.id, r.amount_micros, v_captured);
+  PERFORM settle_legs(j.org_id, r.id, r.amount_micros, v_captured);
   PERFORM write_usage(j, r, v_lines, v_promo);
   -- An entry that is there already belongs to no settlement of this job: to go on would charge beside the ledger.
   IF r.amount_micros > 0 AND NOT post_transfer('release', substr(j.id, 5), income_account(v_mode),

@@ -99,7 +99,10 @@ BEGIN
   ) SELECT coalesce(-sum(net_micros), 0), coalesce(-sum(credit_micros), 0), array_agg(team_id), array_agg(net_micros)
       INTO v_net, v_promo, v_teams, v_parts FROM made;
   IF v_net = 0 THEN RETURN 0; END IF;
-  UPDATE budget SET spent_micros = spent_micros - v_net
+  UPDATE budget SET spent_micros = spent_micros - v_net,
+                    limit_micros = CASE WHEN limit_next_micros IS NULL THEN limit_micros
+                      ELSE limit_over(limit_next_micros, held_micros + spent_micros - v_net) END,
+                    limit_next_micros = limit_wish(limit_next_micros, held_micros + spent_micros - v_net)
    WHERE id IN (SELECT budget_id FROM reservation_leg WHERE reservation_id = r.id);
   v_paid := CASE v_mode WHEN 'prepaid' THEN v_net - v_promo ELSE 0 END;
   PERFORM return_credit(p_job, 'promo', v_promo);

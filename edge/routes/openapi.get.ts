@@ -1,6 +1,7 @@
 import type { OpenAPIHono } from '@hono/zod-openapi'
 import type { RequestState } from '../deps.ts'
 import { createRouter } from '../openapi.ts'
+import { describeEvents } from '../webhook-events.ts'
 
 /**
  * `GET /openapi.json`, without a key: the document of every route that `app` has at the time of the call.
@@ -24,6 +25,7 @@ export function openapiGet(app: OpenAPIHono<RequestState>): OpenAPIHono<RequestS
 }
 
 function toDocument(app: OpenAPIHono<RequestState>) {
+  describeEvents(app)
   return app.getOpenAPI31Document({
     openapi: '3.1.0',
     info: {

@@ -1,6 +1,6 @@
 import { createRoute } from '@hono/zod-openapi'
 import { readBalance } from '../../billing/balance.ts'
-import type { LevelBalance } from '../../billing/balance.ts'
+import type { LevelBalance, PeriodBalance } from '../../billing/balance.ts'
 import { formatUsd } from '../../billing/money.ts'
 import { checkOrder } from '../check-order.ts'
 import { quoteAnswer, quoteBody } from '../contract.ts'
@@ -62,12 +62,15 @@ export function quoteCreate(deps: Deps) {
 function leastAvailable(levels: readonly LevelBalance[]): bigint | null {
   const rooms = levels.flatMap((level) => [
     level.availableMicros,
-    level.monthLimitMicros === null
-      ? null
-      : level.monthLimitMicros - level.monthHeldMicros - level.monthSpentMicros,
+    roomOf(level.day),
+    roomOf(level.month),
   ])
   return rooms.reduce(
     (least, room) => (room === null || (least !== null && least <= room) ? least : room),
     null,
   )
+}
+
+function roomOf({ limitMicros, heldMicros, spentMicros }: PeriodBalance): bigint | null {
+  return limitMicros === null ? null : limitMicros - heldMicros - spentMicros
 }

@@ -311,10 +311,34 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       expect(answer.body).toMatchObject({
         reason: 'budget',
         scope: 'team',
+        period: 'month',
         limit: '0.015000',
         error: { code: '1308', type: 'budget_exceeded' },
       })
       expect(Date.parse(answer.body.resets_at)).toBeGreaterThan(Date.now())
+    })
+
+    test('above a daily budget: 403 that names the day and its end', async () => {
+      const poor = await poorTenant({
+        key: { dayLimitMicros: 15_000n, monthLimitMicros: 90_000n },
+      })
+      gateway.finisher.mode = 'hold'
+      await post('/v1/jobs', PROMPT, { key: poor.apiKey })
+      const answer = await post('/v1/jobs', PROMPT, { key: poor.apiKey })
+      expect(answer.status).toBe(403)
+      expect(answer.body).toMatchObject({
+        reason: 'budget',
+        scope: 'key',
+        period: 'day',
+        limit: '0.015000',
+        spent: '0.000000',
+        held: '0.015000',
+        detail: 'The key has 0.000000 USD left this day, and this request needs 0.015000 USD.',
+        error: { code: '1308', type: 'budget_exceeded' },
+      })
+      const msLeft = Date.parse(answer.body.resets_at) - Date.now()
+      expect(msLeft).toBeGreaterThan(0)
+      expect(msLeft).toBeLessThanOrEqual(86_400_000)
     })
 
     test.each(['/api/paas/v4', '/paas/v4'])(
@@ -377,7 +401,12 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
     test('the balance shows every level', async () => {
       const rich = await poorTenant({
         org: { creditMicros: 100_000n },
-        key: { monthLimitMicros: 50_000n, maxInflight: 4 },
+        key: {
+          dayLimitMicros: 30_000n,
+          monthLimitMicros: 50_000n,
+          maxInflight: 4,
+          softBp: [8_000],
+        },
       })
       const { body: job } = await post('/v1/jobs', PROMPT, { key: rich.apiKey })
       await gateway.finisher.finish(job.id)
@@ -387,8 +416,41 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
         ['team', rich.teamId],
         ['org', rich.orgId],
       ])
-      expect(body.levels[0]).toMatchObject({ month_limit: '0.050000', max_inflight: 4 })
-      expect(body.levels[2]).toMatchObject({ credit: '0.100000' })
+      expect(body.levels[0]).toMatchObject({
+        day_limit: '0.030000',
+        day_limit_next: null,
+        day_spent: '0.015000',
+        month_limit: '0.050000',
+        month_limit_next: null,
+        max_inflight: 4,
+        soft_thresholds_bp: [8_000],
+      })
+      expect(body.levels[2]).toMatchObject({ credit: '0.100000', credit_next: null })
+      await setBudget(gateway.database.db, {
+        scope: 'key',
+        scopeId: rich.keyId,
+        dayLimitMicros: 1_000n,
+        monthLimitMicros: 2_000n,
+      })
+      await setBudget(gateway.database.db, {
+        scope: 'org',
+        scopeId: rich.orgId,
+        creditMicros: 3_000n,
+      })
+      const { body: lowered } = await get('/v1/balance', rich.apiKey)
+      expect(lowered.levels[0]).toMatchObject({
+        day_limit: '0.015000',
+        day_limit_next: '0.001000',
+        month_limit: '0.015000',
+        month_limit_next: '0.002000',
+      })
+      expect(lowered.levels[2]).toMatchObject({
+        credit: '0.015000',
+        credit_next: '0.003000',
+        available: '0.000000',
+      })
+      const quote = await post('/v1/quote', { model: 'glm-image' }, { key: rich.apiKey })
+      expect(quote.body).toMatchObject({ available: '0.000000', is_affordable: false })
     })
   })
 

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readBalance } from '../../billing/balance.ts'
 import { grantCredit } from '../../billing/credit.ts'
+import { refundImages } from '../../billing/refund.ts'
 import { settleJob } from '../../billing/settle.ts'
 import { claimJob } from '../../db/job-claims.ts'
 import { revokeKey } from '../../db/keys.ts'
@@ -29,51 +30,133 @@ async function buyImage(tenant: BareTenant): Promise<boolean> {
   return true
 }
 
-async function monthOf(scopeId: string) {
+async function periodOf(scopeId: string, kind: 'day' | 'month') {
   const [row] = await database.db.sql<
     { held_micros: bigint; spent_micros: bigint; limit_micros: bigint | null }[]
   >`select held_micros, spent_micros, limit_micros from budget
-     where scope_id = ${scopeId} and kind = 'month'`
+     where scope_id = ${scopeId} and kind = ${kind}`
   return row
 }
 
-describe('monthly limits', () => {
-  test.for(['key', 'team', 'org'] as const)(
-    'a limit set in mid-month on a %s counts what was held and spent before',
-    async (scope) => {
+const PERIODS = [
+  { kind: 'day', field: 'dayLimitMicros' },
+  { kind: 'month', field: 'monthLimitMicros' },
+] as const
+const CASES = PERIODS.flatMap((period) =>
+  (['key', 'team', 'org'] as const).map((scope) => ({ ...period, scope })),
+)
+
+function endOf(kind: 'day' | 'month'): Date {
+  const now = new Date()
+  const [year, month, day] = [now.getUTCFullYear(), now.getUTCMonth(), now.getUTCDate()]
+  return new Date(kind === 'day' ? Date.UTC(year, month, day + 1) : Date.UTC(year, month + 1))
+}
+
+describe('limits of days and months', () => {
+  test.for(CASES)(
+    'set in mid-$kind, a limit on a $scope counts what was held and spent before',
+    async ({ kind, field, scope }) => {
       const { db } = database
       const tenant = await createBareTenant(db)
       const scopeId = { key: tenant.keyId, team: tenant.teamId, org: tenant.orgId }[scope]
       await buyImage(tenant)
       await reserve(db, tenant, { n: 2 })
-      const limit = { scope, scopeId, monthLimitMicros: 4n * IMAGE_MICROS }
-      expect(await setBudget(db, { ...limit, monthLimitMicros: 2n * IMAGE_MICROS })).toEqual({
-        ok: false,
-        reason: 'below_committed',
-      })
+      const limit = { scope, scopeId, [field]: 4n * IMAGE_MICROS }
       expect(await setBudget(db, limit)).toEqual({ ok: true })
-      expect(await monthOf(scopeId)).toMatchObject({
+      expect(await periodOf(scopeId, kind)).toMatchObject({
         held_micros: 2n * IMAGE_MICROS,
         spent_micros: IMAGE_MICROS,
       })
       expect(await reserve(db, tenant, { n: 2 })).toMatchObject({
         reason: 'budget_exceeded',
         scope,
+        period: kind,
+        resetsAt: endOf(kind),
       })
       expect(await reserve(db, tenant)).toMatchObject({ ok: true })
       expect(await checkBooks(db)).toEqual([])
     },
   )
 
-  test('a limit that is taken away and set again still counts the time between', async () => {
+  test.for(PERIODS)(
+    'a limit of a $kind that is taken away and set again still counts the time between',
+    async ({ kind, field }) => {
+      const { db } = database
+      const tenant = await createBareTenant(db, { team: { [field]: 9n * IMAGE_MICROS } })
+      const team = { scope: 'team', scopeId: tenant.teamId } as const
+      await buyImage(tenant)
+      await setBudget(db, { ...team, [field]: null })
+      await buyImage(tenant)
+      await setBudget(db, { ...team, [field]: 9n * IMAGE_MICROS })
+      expect(await periodOf(tenant.teamId, kind)).toMatchObject({
+        spent_micros: 2n * IMAGE_MICROS,
+      })
+      expect(await checkBooks(db)).toEqual([])
+    },
+  )
+
+  test.for(PERIODS)(
+    'set in mid-$kind, a limit leaves out what was given back before',
+    async ({ kind, field }) => {
+      const { db } = database
+      const tenant = await createBareTenant(db)
+      const { orgId, keyId } = tenant
+      await buyImage(tenant)
+      await buyImage(tenant)
+      const [job] = await db.sql<
+        { id: string }[]
+      >`select id from job where key_id = ${keyId} limit 1`
+      await refundImages(db, {
+        orgId,
+        jobId: job?.id ?? '',
+        refundId: `refund-${kind}`,
+        indexes: [0],
+      })
+      await setBudget(db, { scope: 'key', scopeId: keyId, [field]: 2n * IMAGE_MICROS })
+      expect(await periodOf(keyId, kind)).toMatchObject({ spent_micros: IMAGE_MICROS })
+      expect(await reserve(db, tenant)).toMatchObject({ ok: true })
+      expect(await checkBooks(db)).toEqual([])
+    },
+  )
+
+  test('one day of 7 images admits no eighth of 60 callers, and the month beside it counts the same', async () => {
     const { db } = database
-    const tenant = await createBareTenant(db, { team: { monthLimitMicros: 9n * IMAGE_MICROS } })
-    const team = { scope: 'team', scopeId: tenant.teamId } as const
+    const tenant = await createBareTenant(db, {
+      team: { dayLimitMicros: 7n * IMAGE_MICROS, monthLimitMicros: 9n * IMAGE_MICROS },
+    })
+    const results = await Promise.all(Array.from({ length: 60 }, () => reserve(db, tenant)))
+    expect(results.filter((result) => result.ok)).toHaveLength(7)
+    expect(results.find((result) => !result.ok)).toMatchObject({
+      reason: 'budget_exceeded',
+      scope: 'team',
+      period: 'day',
+      resetsAt: endOf('day'),
+    })
+    expect(await periodOf(tenant.teamId, 'month')).toMatchObject({ held_micros: 7n * IMAGE_MICROS })
+    // Both refuse three: who waits for the end of the day would wait for nothing.
+    expect(await reserve(db, tenant, { n: 3 })).toMatchObject({ period: 'month' })
+    expect(await checkBooks(db)).toEqual([])
+  })
+
+  test('a new day is a new row, and yesterday stays as it was', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db, { key: { dayLimitMicros: IMAGE_MICROS } })
     await buyImage(tenant)
-    await setBudget(db, { ...team, monthLimitMicros: null })
-    await buyImage(tenant)
-    await setBudget(db, { ...team, monthLimitMicros: 9n * IMAGE_MICROS })
-    expect(await monthOf(tenant.teamId)).toMatchObject({ spent_micros: 2n * IMAGE_MICROS })
+    expect(await reserve(db, tenant)).toMatchObject({ reason: 'budget_exceeded', period: 'day' })
+    await db.sql`
+      update budget set period_start = period_start - interval '1 day', period_end = period_start
+       where scope_id = ${tenant.keyId} and kind = 'day'`
+    await db.sql`
+      update reservation r set created_at = r.created_at - interval '1 day'
+        from job j where j.id = r.job_id and j.key_id = ${tenant.keyId}`
+    expect(await reserve(db, tenant)).toMatchObject({ ok: true })
+    const days = await db.sql`
+      select held_micros, spent_micros from budget
+       where scope_id = ${tenant.keyId} and kind = 'day' order by period_start`
+    expect([...days]).toEqual([
+      { held_micros: 0n, spent_micros: IMAGE_MICROS },
+      { held_micros: IMAGE_MICROS, spent_micros: 0n },
+    ])
     expect(await checkBooks(db)).toEqual([])
   })
 
@@ -91,7 +174,9 @@ describe('monthly limits', () => {
         [40n, null, 1000n, 30n, 1000n, null, 1000n].map((images) =>
           setBudget(db, {
             ...level,
+            dayLimitMicros: images === null ? 1000n * IMAGE_MICROS : null,
             monthLimitMicros: images === null ? null : images * IMAGE_MICROS,
+            softBp: images === null ? [5_000] : [100, 5_000],
           }),
         ),
       ),
@@ -124,7 +209,13 @@ test('a negative limit is refused by name, and by the table itself', async () =>
   const { db } = database
   const tenant = await createBareTenant(db)
   const team = { scope: 'team', scopeId: tenant.teamId } as const
-  for (const limits of [{ creditMicros: -1n }, { monthLimitMicros: -1n }, { maxInflight: -1 }]) {
+  const negative = [
+    { creditMicros: -1n },
+    { dayLimitMicros: -1n },
+    { monthLimitMicros: -1n },
+    { maxInflight: -1 },
+  ]
+  for (const limits of negative) {
     expect(await setBudget(db, { ...team, ...limits })).toEqual({
       ok: false,
       reason: 'negative_limit',
@@ -248,13 +339,14 @@ test('accepting and settling a job reads no table as a whole, even where no stat
     const { db } = single
     const tenants: BareTenant[] = []
     for (let index = 0; index < 40; index++) {
-      tenants.push(await createBareTenant(db, { team: { monthLimitMicros: 10n ** 9n } }))
+      const limits = { dayLimitMicros: 10n ** 9n, monthLimitMicros: 10n ** 9n, softBp: [8_000] }
+      tenants.push(await createBareTenant(db, { team: limits }))
     }
     const scans = async () => {
       await db.sql`select pg_stat_force_next_flush()`
       const [row] = await db.sql<{ scans: bigint }[]>`
         select sum(seq_scan)::bigint as scans from pg_stat_user_tables
-         where relname in ('budget', 'reservation', 'reservation_leg', 'api_key', 'org', 'job_output')`
+         where relname in ('budget', 'budget_alert', 'reservation', 'reservation_leg', 'api_key', 'org', 'job_output')`
       return row?.scans
     }
     const before = await scans()

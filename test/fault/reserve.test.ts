@@ -155,14 +155,17 @@ describe('refusals leave nothing behind', () => {
     })
   })
 
-  test('a limit below what is committed is refused and changes nothing', async () => {
+  test('fewer jobs in flight than there are is refused as a limit and changes nothing', async () => {
     const { db } = database
-    const tenant = await createBareTenant(db, { team: { creditMicros: 4n * IMAGE_MICROS } })
-    await reserve(db, tenant, { n: 3 })
+    const tenant = await createBareTenant(db, { team: { maxInflight: 4 } })
+    await reserve(db, tenant)
+    await reserve(db, tenant)
     const before = await wholeState()
-    expect(
-      await setBudget(db, { scope: 'team', scopeId: tenant.teamId, creditMicros: IMAGE_MICROS }),
-    ).toEqual({ ok: false, reason: 'below_committed' })
+    const change = { scope: 'team', scopeId: tenant.teamId, maxInflight: 1 } as const
+    expect(await setBudget(db, { ...change, monthLimitMicros: 9n, softBp: [1] })).toEqual({
+      ok: false,
+      reason: 'below_committed',
+    })
     expect(await wholeState()).toBe(before)
   })
 

@@ -105,22 +105,37 @@ const RULES: Record<string, string> = {
   'refunds in the ledger = corrections': `
     select 1 where (select coalesce(sum(e.amount_micros), 0) from ledger_entry e where e.account_id = 'refunds')
                 <> (select coalesce(-sum(net_micros), 0) from usage_correction where reason = 'refund')`,
-  'the newest month of a level counts every job accepted in it, and states the limit that is set': `
-    select b.id from budget b
-      join lateral (select m.* from budget m
-                     where m.scope = b.scope and m.scope_id = b.scope_id and m.kind = 'month'
+  'the newest day and month of a level count every job accepted in them, and state the limit and thresholds set': `
+    select b.id, m.kind from budget b cross join unnest(array['day', 'month']) as x(kind)
+      join lateral (select m.*, case x.kind when 'day' then b.day_limit_micros else b.month_limit_micros end as wanted
+                      from budget m
+                     where m.scope = b.scope and m.scope_id = b.scope_id and m.kind = x.kind
                      order by m.period_start desc limit 1) m on true
       left join job j on case b.scope when 'key' then j.key_id when 'team' then j.team_id else j.org_id end = b.scope_id
       left join reservation r on r.job_id = j.id and r.created_at >= m.period_start and r.created_at < m.period_end
-     where b.kind = 'balance' and b.month_limit_micros is not null
-       and (m.limit_micros is distinct from b.month_limit_micros or (r.id is not null and not exists (
-         select 1 from reservation_leg l where l.reservation_id = r.id and l.budget_id = m.id)))`,
-  'a month holds only what was accepted in it': `
+     where b.kind = 'balance' and m.wanted is not null
+       and (coalesce(m.limit_next_micros, m.limit_micros) is distinct from m.wanted or m.soft_bp <> b.soft_bp
+         or (r.id is not null and not exists (
+           select 1 from reservation_leg l where l.reservation_id = r.id and l.budget_id = m.id)))`,
+  'a limit that is lower than what is committed stands at just that, and lets nothing in': `
+    select id from budget where limit_next_micros is not null
+       and (limit_micros is null or limit_micros <> held_micros + spent_micros or limit_next_micros >= limit_micros)`,
+  'every threshold that was passed has one event, and no event is without one': `
+    select a.budget_id, a.bp, e.id from budget_alert a full join (
+      select * from webhook_event where type = 'budget.threshold_reached') e on e.subject_id = a.budget_id || ':' || a.bp
+     where a.budget_id is null or (e.id is null and a.fired_at > now() - interval '30 days')`,
+  'an event of a threshold goes to the org whose budget it is': `
+    select a.budget_id from budget_alert a join budget b on b.id = a.budget_id
+      join webhook_event e on e.subject_id = a.budget_id || ':' || a.bp and e.type = 'budget.threshold_reached'
+     where e.org_id is distinct from case b.scope when 'org' then b.scope_id
+       when 'team' then (select org_id from team where id = b.scope_id) else (select org_id from api_key where id = b.scope_id) end`,
+  'a day or month holds only what was accepted in it': `
     select r.id from reservation r join reservation_leg l on l.reservation_id = r.id
-      join budget m on m.id = l.budget_id and m.kind = 'month'
+      join budget m on m.id = l.budget_id and m.kind in ('day', 'month')
      where r.created_at < m.period_start or r.created_at >= m.period_end`,
   'no limit is negative': `
-    select id from budget where limit_micros < 0 or month_limit_micros < 0 or max_inflight < 0`,
+    select id from budget where limit_micros < 0 or limit_next_micros < 0 or day_limit_micros < 0
+        or month_limit_micros < 0 or max_inflight < 0`,
   'what is charged and granted to an org lies on the account of its settlement mode': `
     select e.id from ledger_entry e join ledger_account a on a.id = e.account_id join org o on o.id = a.org_id
       join ledger_txn t on t.id = e.txn_id

@@ -1,11 +1,20 @@
 import { IMAGE_MICROS } from './jobs.ts'
 import { MAX_FAILED_ATTEMPTS, pick } from './money-world.ts'
-import type { Op, World } from './money-world.ts'
+import type { JobOp, Op, World } from './money-world.ts'
+
+/** What was set, and what is in force: never below what is held and spent. */
+export interface ModelLimit {
+  wish: bigint | null
+  limit: bigint | null
+  /** Thresholds that were told. */
+  told: Set<number>
+}
+export const LIMIT_KINDS = ['balance', 'day', 'month'] as const
 
 interface ModelLevel {
   scope: string
-  limit: bigint | null
-  monthLimit: bigint | null
+  limits: Record<(typeof LIMIT_KINDS)[number], ModelLimit>
+  softBp: number[]
   maxInflight: number | null
   held: bigint
   spent: bigint
@@ -42,8 +51,12 @@ export interface MoneyModel {
 export function createModel(world: World): MoneyModel {
   const levels = world.levels.map(({ scope }) => ({
     scope,
-    limit: scope === 'org' && world.isPrepaid ? 0n : null,
-    monthLimit: null,
+    limits: {
+      balance: newLimit(scope === 'org' && world.isPrepaid ? 0n : null),
+      day: newLimit(null),
+      month: newLimit(null),
+    },
+    softBp: [],
     maxInflight: null,
     held: 0n,
     spent: 0n,
@@ -58,6 +71,10 @@ export function createModel(world: World): MoneyModel {
   return { isPrepaid: world.isPrepaid, levels, keys, jobs: [], sources: new Map() }
 }
 
+function newLimit(limit: bigint | null): ModelLimit {
+  return { wish: limit, limit, told: new Set() }
+}
+
 /** Changes the model as the operation must change the books; returns the answers that are right. */
 export function applyOp(model: MoneyModel, op: Op): Record<string, unknown>[] | null {
   switch (op.op) {
@@ -65,6 +82,12 @@ export function applyOp(model: MoneyModel, op: Op): Record<string, unknown>[] | 
       return applyReserve(model, op)
     case 'limit':
       return applyLimit(model, op)
+    case 'thresholds': {
+      const level = pick(model.levels, op.level)
+      if (!level) return null
+      level.softBp = op.softBp.toSorted((a, b) => a - b)
+      return [{ ok: true }]
+    }
     case 'grant': {
       const [org] = model.levels
       if (!org) return null
@@ -74,7 +97,9 @@ export function applyOp(model: MoneyModel, op: Op): Record<string, unknown>[] | 
         return [before === op.images ? { granted: false } : { thrown: true }]
       }
       model.sources.set(op.source, op.images)
-      org.limit = (org.limit ?? 0n) + BigInt(op.images) * IMAGE_MICROS
+      const { balance } = org.limits
+      balance.wish = (balance.wish ?? 0n) + BigInt(op.images) * IMAGE_MICROS
+      balance.limit = balance.wish
       return [{ granted: true }]
     }
     case 'revoke': {
@@ -132,7 +157,8 @@ function applyReserve(model: MoneyModel, op: Extract<Op, { op: 'reserve' }>) {
 
 /** Any of the refusals that apply may be the one that is named. */
 function refusalsOf(level: ModelLevel, amount: bigint): Record<string, unknown>[] {
-  const { scope, held, spent, limit, monthLimit, maxInflight, inflight } = level
+  const { scope, held, spent, limits, maxInflight, inflight } = level
+  const { limit } = limits.balance
   const after = held + spent + amount
   const refusals: Record<string, unknown>[] = []
   if (limit !== null && after > limit) {
@@ -140,8 +166,12 @@ function refusalsOf(level: ModelLevel, amount: bigint): Record<string, unknown>[
   } else if (maxInflight !== null && inflight >= maxInflight) {
     refusals.push({ ok: false, reason: 'too_many_inflight', scope, inflight, maxInflight })
   }
-  if (monthLimit !== null && after > monthLimit) {
-    refusals.push({ ok: false, reason: 'budget_exceeded', scope, limitMicros: monthLimit })
+  for (const period of ['month', 'day'] as const) {
+    const { limit: limitMicros } = limits[period]
+    if (limitMicros !== null && after > limitMicros) {
+      refusals.push({ ok: false, reason: 'budget_exceeded', scope, period, limitMicros })
+      break
+    }
   }
   return refusals
 }
@@ -159,17 +189,22 @@ function applyLimit(model: MoneyModel, op: Extract<Op, { op: 'limit' }>) {
   if (op.field === 'creditMicros' && level.scope === 'org' && model.isPrepaid) {
     return [{ ok: false, reason: 'credit_is_granted' }]
   }
-  if (micros !== null && level.held + level.spent > micros) return refused
-  if (op.field === 'creditMicros') level.limit = micros
-  else level.monthLimit = micros
+  const kinds = {
+    creditMicros: 'balance',
+    dayLimitMicros: 'day',
+    monthLimitMicros: 'month',
+  } as const
+  const limit = level.limits[kinds[op.field]]
+  limit.wish = micros
+  limit.limit = inForce(level, limit)
   return [{ ok: true }]
 }
 
-function applyJobOp(
-  op: Exclude<Op, { op: 'reserve' | 'limit' | 'grant' | 'revoke' }>,
-  job: ModelJob,
-  model: MoneyModel,
-): Record<string, unknown> {
+function inForce({ held, spent }: ModelLevel, { wish }: ModelLimit): bigint | null {
+  return wish !== null && wish < held + spent ? held + spent : wish
+}
+
+function applyJobOp(op: JobOp, job: ModelJob, model: MoneyModel): Record<string, unknown> {
   const isOpen = isOpenJob(job)
   const isHeld = isHeldJob(job)
   switch (op.op) {
@@ -188,14 +223,14 @@ function applyJobOp(
       job.isOverdue = true
       // Expiry is one sweep over all jobs: one that was overdue but held is taken when its lease has lapsed.
       for (const one of model.jobs) {
-        if (one.isOverdue && isOpenJob(one) && !isHeldJob(one)) settle(one, 'expired')
+        if (one.isOverdue && isOpenJob(one) && !isHeldJob(one)) settle(one, 'expired', model)
       }
       return {}
     case 'cancel': {
       if (!isOpen) return { outcome: 'finished' }
       job.isCancelWanted = true
       if (isHeld) return { outcome: 'requested' }
-      settle(job, 'canceled')
+      settle(job, 'canceled', model)
       return { outcome: 'canceled' }
     }
     case 'deliver': {
@@ -214,7 +249,7 @@ function applyJobOp(
       if (!isOpen) return { outcome: 'repeated', ...result() }
       if (op.fence === 'none' ? isHeld : job.state !== 'running') return { outcome: 'superseded' }
       if (op.outcome === 'succeeded' && job.images.size === 0) return { thrown: true }
-      settle(job, op.outcome)
+      settle(job, op.outcome, model)
       return { outcome: 'settled', ...result() }
     }
   }
@@ -234,7 +269,7 @@ function claim(job: ModelJob, isOpen: boolean, isHeld: boolean): string {
   return 'claimed'
 }
 
-function settle(job: ModelJob, outcome: string): void {
+function settle(job: ModelJob, outcome: string, model: MoneyModel): void {
   const amount = BigInt(job.n) * IMAGE_MICROS
   job.captured = BigInt(job.images.size) * IMAGE_MICROS
   job.state = job.images.size > 0 ? 'succeeded' : outcome
@@ -243,5 +278,14 @@ function settle(job: ModelJob, outcome: string): void {
     level.held -= amount
     level.spent += job.captured
     level.inflight -= 1
+    for (const kind of LIMIT_KINDS) {
+      const limit = level.limits[kind]
+      limit.limit = inForce(level, limit)
+      const isGranted = model.isPrepaid && level.scope === 'org' && kind === 'balance'
+      if (limit.wish === null || level.spent === 0n || isGranted) continue
+      for (const bp of level.softBp) {
+        if (level.spent * 10_000n >= limit.wish * BigInt(bp)) limit.told.add(bp)
+      }
+    }
   }
 }

@@ -20,10 +20,11 @@ export type Op =
   | { op: 'deliver'; job: number; idx: number; fence: Fence }
   | { op: 'settle'; job: number; outcome: TerminalState; fence: Fence | 'none' }
   | { op: 'limit'; level: number; field: LimitField; images: number | null }
+  | { op: 'thresholds'; level: number; softBp: number[] }
   | { op: 'grant'; images: number; source: number }
   | { op: 'revoke'; key: number }
 export type Fence = 'current' | 'stale'
-export type LimitField = 'creditMicros' | 'monthLimitMicros' | 'maxInflight'
+export type LimitField = 'creditMicros' | 'dayLimitMicros' | 'monthLimitMicros' | 'maxInflight'
 
 const jobNumber = fc.nat(9)
 const fence = fc.constantFrom<Fence>('current', 'current', 'current', 'stale')
@@ -66,12 +67,25 @@ export const anyOp: fc.Arbitrary<Op> = fc.oneof(
     }),
   },
   {
-    weight: 3,
+    weight: 4,
     arbitrary: fc.record({
       op: fc.constant('limit' as const),
       level: fc.nat(5),
-      field: fc.constantFrom<LimitField>('creditMicros', 'monthLimitMicros', 'maxInflight'),
+      field: fc.constantFrom<LimitField>(
+        'creditMicros',
+        'dayLimitMicros',
+        'monthLimitMicros',
+        'maxInflight',
+      ),
       images: fc.option(fc.nat(12), { freq: 3 }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      op: fc.constant('thresholds' as const),
+      level: fc.nat(5),
+      softBp: fc.subarray([10_000, 3_333, 5_000]),
     }),
   },
   {
@@ -150,6 +164,11 @@ export async function runOp(world: World, op: Op): Promise<Record<string, unknow
       const limit = op.field === 'maxInflight' ? op.images : micros
       return { ...(await setBudget(db, { ...level, [op.field]: limit })) }
     }
+    case 'thresholds': {
+      const level = pick(world.levels, op.level)
+      if (!level) return null
+      return { ...(await setBudget(db, { ...level, softBp: op.softBp })) }
+    }
     case 'grant': {
       const amountMicros = BigInt(op.images) * IMAGE_MICROS
       const sourceId = `${orgId}:${op.source}`
@@ -174,7 +193,7 @@ export async function runOp(world: World, op: Op): Promise<Record<string, unknow
   }
 }
 
-type JobOp = Exclude<Op, { op: 'reserve' | 'limit' | 'grant' | 'revoke' }>
+export type JobOp = Exclude<Op, { op: 'reserve' | 'limit' | 'thresholds' | 'grant' | 'revoke' }>
 
 async function runJobOp(
   { db, orgId }: World,
