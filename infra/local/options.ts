@@ -23,7 +23,8 @@ Starts Glyphpress on this machine: database, queue, object store, gateway and on
   --new-key        make and show another API key, for when the first one is lost
   --help           this text
 
-A part is replaced by a real one by naming it: DATABASE_URL, SQS_QUEUE_URL, S3_BUCKET, MODEL_DIR.`
+A part is replaced by a real one by naming it: DATABASE_URL, SQS_QUEUE_URL, S3_BUCKET, MODEL_DIR ("Real parts" in
+README.md).`
 
 /**
  * Reads the command line.

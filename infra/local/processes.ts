@@ -14,7 +14,7 @@ export interface PartOptions {
   logDir: string
   /** The event of its log that says it is ready. */
   readyEvent: string
-  /** Told in words when the part dies or comes back, and when its log is lost. */
+  /** Told in words when the part dies or comes back, of its first warning of each kind, and of a lost log. */
   say: (text: string) => void
   /** Told of each process that is started. */
   onSpawn: (child: ChildProcess) => void
@@ -52,19 +52,20 @@ export function startPart(options: PartOptions): Part {
   let quickDeaths = 0
   let timer: NodeJS.Timeout | null = null
   let hasStarted = false
-  let settleReady: { resolve: () => void; reject: (error: Error) => void } | null = null
-  const ready = new Promise<void>((resolve, reject) => {
-    settleReady = { resolve, reject }
-  })
-  const onReady = () => {
-    hasStarted = true
-    settleReady?.resolve()
+  const ready = Promise.withResolvers<void>()
+  const showWarning = createWarner(options)
+  const onLine = (line: string) => {
+    if (line.includes(`"event":"${options.readyEvent}"`)) {
+      hasStarted = true
+      ready.resolve()
+    }
+    if (!isStopping) showWarning(line)
   }
 
   const launch = () => {
     const startedMs = Date.now()
     const words: string[] = []
-    child = spawnLogged(options, words, onReady)
+    child = spawnLogged(options, words, onLine)
     options.onSpawn(child)
     // Closed, and not only gone: its last words are read.
     child.once('close', (code, signal) => {
@@ -77,7 +78,7 @@ export function startPart(options: PartOptions): Part {
       const isHopeless = !hasStarted && code === 1
       if (isHopeless || quickDeaths >= MAX_QUICK_DEATHS) {
         const text = `${cause}:\n${words.slice(-10).join('\n')}`
-        settleReady?.reject(new Error(text))
+        ready.reject(new Error(text))
         if (hasStarted) say(`${text}\nIt is not started again.`)
         return
       }
@@ -88,7 +89,7 @@ export function startPart(options: PartOptions): Part {
   }
   launch()
   return {
-    ready,
+    ready: ready.promise,
     async stop(insistAfterMs) {
       isStopping = true
       if (timer) clearTimeout(timer)
@@ -103,8 +104,12 @@ export function startPart(options: PartOptions): Part {
   }
 }
 
-function spawnLogged(options: PartOptions, words: string[], onReady: () => void): ChildProcess {
-  const { script, env, logDir, name, readyEvent, say } = options
+function spawnLogged(
+  options: PartOptions,
+  words: string[],
+  onLine: (line: string) => void,
+): ChildProcess {
+  const { script, env, logDir, name, say } = options
   const child = spawn(process.execPath, [...NODE_FLAGS, script], {
     env,
     // The last one is never written to: that it closes tells the part that this process has ended.
@@ -121,11 +126,29 @@ function spawnLogged(options: PartOptions, words: string[], onReady: () => void)
       log.write(line)
       words.push(line)
       words.splice(0, Math.max(0, words.length - 20))
-      if (line.includes(`"event":"${readyEvent}"`)) onReady()
+      onLine(line)
     })
   }
   // A process that could not be made closes as well, and is tried again like one that died.
   child.on('error', (error) => words.push(error.message))
   child.once('close', () => log.close())
   return child
+}
+
+/** Shows the first warning or error of each kind in a log: it may be about a setting. */
+function createWarner({ name, say }: PartOptions): (line: string) => void {
+  const shown = new Set<string>()
+  return (line) => {
+    if (!/"level":"(warn|error)"/.test(line)) return
+    try {
+      const entry = JSON.parse(line) as Record<string, string | undefined>
+      const { event = 'warning' } = entry
+      if (shown.has(event)) return
+      shown.add(event)
+      const text = entry.error ?? entry.message ?? entry.outcome ?? 'no more is said'
+      say(`${name}: ${event}: ${text} (more like it in ${name}.log)`)
+    } catch {
+      // Another program's line, which the log has as it is.
+    }
+  }
 }

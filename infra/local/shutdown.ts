@@ -1,5 +1,4 @@
 import type { ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
 import { setTimeout as wait } from 'node:timers/promises'
 import { killGroup } from './kill-group.ts'
 
@@ -49,7 +48,7 @@ export function createShutdown(say: (text: string) => void): Shutdown {
   const killRest = async (cause: string) => {
     if (watched.size === 0) return
     say(`${cause}, killed: ${[...watched.values()].join(', ')}.`)
-    const ends = [...watched.keys()].map((child) => once(child, 'exit'))
+    const ends = [...watched.keys()].map((child) => new Promise((end) => child.once('exit', end)))
     for (const child of watched.keys()) killGroup(child)
     await Promise.race([Promise.all(ends), wait(KILL_WAIT_MS)])
   }

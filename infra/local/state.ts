@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { access, chmod, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { access, chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 
@@ -54,7 +54,9 @@ async function readSecrets(path: string): Promise<LocalSecrets> {
   }
   const secret = () => randomBytes(32).toString('hex')
   const secrets = { pepper: secret(), databasePassword: secret() }
-  await writeFile(path, JSON.stringify(secrets, null, 2), { mode: 0o600 })
+  // It is there whole or not at all: half of it could not be made anew.
+  await writeFile(`${path}.part`, JSON.stringify(secrets, null, 2), { mode: 0o600 })
+  await rename(`${path}.part`, path)
   return secrets
 }
 

@@ -18,7 +18,7 @@ export function welcome(about: {
     '',
     'Draw a picture:',
     '',
-    `curl -s ${about.address}/v1/images/generations -H 'Authorization: Bearer ${bearer} -H 'Content-Type: application/json' -d '{"prompt":"A navy poster with the title \\"GRAND OPENING\\""}'`,
+    `curl -sS ${about.address}/v1/images/generations -H 'Authorization: Bearer ${bearer} -H 'Content-Type: application/json' -d '{"prompt":"A navy poster with the title \\"GRAND OPENING\\""}'`,
     '',
     'Ctrl-C stops everything.',
   ].join('\n')
