@@ -1,5 +1,5 @@
 import type { Db } from '../db/client.ts'
-import { isOutcomeUnknown } from '../db/connection-error.ts'
+import { isOutcomeUnknown } from '../db/outage.ts'
 import type { JobState } from '../db/job-state.ts'
 import type { PriceQuote } from './price.ts'
 

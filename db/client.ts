@@ -1,6 +1,7 @@
 import { drizzle } from 'drizzle-orm/postgres-js'
 import type { PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
+import { isConnectionLost } from './outage.ts'
 
 /**
  * A database handle: `sql` for hand-written statements, `orm` for typed queries, one pool behind both. Read them
@@ -117,30 +118,6 @@ export async function withTransaction<T>(db: Db, work: (tx: Db) => Promise<T>): 
   } finally {
     isOver = true
   }
-}
-
-/** Codes of the driver for connections and of the system for sockets. */
-const CONNECTION_CODES = /^(CONNECT|E[A-Z]{3,}$|EAI_AGAIN$)/
-/** The server's, for shutdown, start, failover to a standby, want of resources, deadlock and timeout. */
-const PASSING_CODES = /^(08|53|57P0|57014$|25006$|25P03$|40001$|40P01$|55P03$)/
-
-/** Whether an error means that the same statement may succeed later, as opposed to a refusal or a bug. */
-export function isOutage(error: unknown): boolean {
-  const { code } = rootOf(error)
-  return CONNECTION_CODES.test(code) || PASSING_CODES.test(code)
-}
-
-function isConnectionLost(error: unknown): boolean {
-  const { code, severity } = rootOf(error)
-  return CONNECTION_CODES.test(code) || severity === 'FATAL' || severity === 'PANIC'
-}
-
-/** Code and severity of an error or of what caused it: the query builder wraps the driver's errors. */
-function rootOf(error: unknown): { code: string; severity: string } {
-  if (!(error instanceof Error)) return { code: '', severity: '' }
-  if (!('code' in error) || typeof error.code !== 'string') return rootOf(error.cause)
-  const severity = 'severity' in error ? String(error.severity) : ''
-  return { code: error.code, severity }
 }
 
 function connectionError(code: string, message: string): Error {

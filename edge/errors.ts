@@ -1,7 +1,7 @@
 import type { Context } from 'hono'
 import { HTTPException } from 'hono/http-exception'
 import type { z } from '@hono/zod-openapi'
-import { codeOf, isUnreachable } from '../db/connection-error.ts'
+import { codeOf, isOutage } from '../db/outage.ts'
 import { createId } from '../db/ids.ts'
 import type { errorBody, errorData } from './contract.ts'
 
@@ -157,8 +157,8 @@ function toApiError(error: unknown): ApiError {
     if (error.status === 413) return new ApiError('payload_too_large')
     if (error.status === 400) return new ApiError('invalid_json')
   }
-  // The database is down or full: money is never guessed, so the call is refused.
-  if (isUnreachable(error)) return new ApiError('unavailable')
+  // The database is down, full or too busy: money is never guessed, so the call is refused and may be repeated.
+  if (isOutage(error)) return new ApiError('unavailable')
   if (UNSTORABLE_CODES.has(codeOf(error))) {
     return new ApiError('invalid_request', {
       message: 'A value cannot be stored.',

@@ -1,5 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises'
-import { isOutage } from '../db/client.ts'
+import { isOutage } from '../db/outage.ts'
 
 /** A failover takes a minute or two; whoever waits longer has been given up by its lease long since. */
 const PATIENCE_MS = 900_000

@@ -1,4 +1,4 @@
-import { isOutage } from '../db/client.ts'
+import { isOutage } from '../db/outage.ts'
 import { recordOutput } from '../db/job-claims.ts'
 import { EngineError } from './engine.ts'
 import { insist } from './insist.ts'

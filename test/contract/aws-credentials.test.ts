@@ -1,6 +1,9 @@
 import { createHash } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { findFreePort } from '../../infra/local/postgres.ts'
@@ -27,6 +30,8 @@ let database: TestDatabase
 let queue: TestQueue
 let proxy: SignedProxy
 let roleUrl: string
+let folder: string
+let profile: string
 /** Answers as the agent does that gives containers and machines their role's keys. */
 const roles = createServer((_request, response) => {
   response.setHeader('content-type', 'application/json').end(
@@ -40,6 +45,15 @@ const roles = createServer((_request, response) => {
 })
 
 beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'glyphpress-aws-'))
+  profile = join(folder, 'credentials')
+  const lines = [
+    '[pictures]',
+    `aws_access_key_id = ${ROLE.accessKeyId}`,
+    `aws_secret_access_key = ${ROLE.secretAccessKey}`,
+    `aws_session_token = ${ROLE.sessionToken}`,
+  ]
+  await writeFile(profile, lines.join('\n'))
   database = await createTestDatabase()
   queue = await startQueue()
   const endpoint = queue.env.SQS_ENDPOINT ?? ''
@@ -60,10 +74,12 @@ afterAll(async () => {
   await proxy.close()
   await queue.close()
   await database.close()
+  await rm(folder, { recursive: true })
 })
 
 test.each([
   ['the role of the machine', () => ({ AWS_CONTAINER_CREDENTIALS_FULL_URI: roleUrl })],
+  ['a profile', () => ({ AWS_SHARED_CREDENTIALS_FILE: profile, AWS_PROFILE: 'pictures' })],
   [
     'temporary keys',
     () => ({

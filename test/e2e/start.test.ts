@@ -92,12 +92,12 @@ describe('npm start', { timeout: 180_000 }, () => {
 
   test('goes on with a job that the stop interrupted, and with one that a kill interrupted', async () => {
     const first = await stack.start()
-    const created = await stack.call('/v1/jobs', key, { prompt: 'a', n: 4, size: '512x512' })
+    const created = await stack.call('/v1/jobs', key, { prompt: 'a', n: 2, size: '512x512' })
     const { id } = (await created.json()) as { id: string }
     await interrupt(first.child)
 
     const second = await stack.start()
-    const other = await stack.call('/v1/jobs', key, { prompt: 'b', n: 4, size: '512x512' })
+    const other = await stack.call('/v1/jobs', key, { prompt: 'b', n: 2, size: '512x512' })
     const { id: otherId } = (await other.json()) as { id: string }
     expect((await waitForJob(id, key)).state).toBe('succeeded')
     const [interrupted] = await stack.withDatabase(

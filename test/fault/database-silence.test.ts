@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { closeDatabase, isOutage, openDatabase, withTransaction } from '../../db/client.ts'
+import { closeDatabase, openDatabase, withTransaction } from '../../db/client.ts'
+import { isOutage } from '../../db/outage.ts'
 import type { Db } from '../../db/client.ts'
 import { listOutputs } from '../../db/jobs.ts'
 import { createTestDatabase } from '../support/database.ts'
@@ -129,16 +130,4 @@ test('a part of another statement does not run by itself', async () => {
   const part = db.sql`'whole'::text`
   const [row] = await db.sql`select ${part} as text`
   expect(row?.['text']).toBe('whole')
-})
-
-test.each([
-  [{ code: 'ECONNREFUSED' }, true],
-  [{ code: 'CONNECTION_CLOSED' }, true],
-  [{ code: '57P01' }, true],
-  [{ cause: Object.assign(new Error('x'), { code: '08006' }) }, true],
-  [{ code: '23514' }, false],
-  [{ code: 'P0001' }, false],
-  [{}, false],
-])('an error like %o says whether the same statement may succeed later', (like, expected) => {
-  expect(isOutage(Object.assign(new Error('x'), like))).toBe(expected)
 })

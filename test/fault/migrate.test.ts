@@ -3,7 +3,8 @@ import { migrateDatabase } from '../../db/migrate-cli.ts'
 import { createTestDatabase } from '../support/database.ts'
 
 test('functions are brought up to date when they have changed, and left alone when not', async () => {
-  const { db, url, close } = await createTestDatabase()
+  const database = await createTestDatabase()
+  const { db, url } = database
   const bodyOf = async (): Promise<string | undefined> => {
     const rows = await db.sql<{ text: string }[]>`
       select prosrc as text from pg_proc where proname = 'month_start'`
@@ -20,6 +21,6 @@ test('functions are brought up to date when they have changed, and left alone wh
     expect(await bodyOf()).toBe(body)
     expect(await db.sql`select sha256 from drizzle.functions`).toHaveLength(2)
   } finally {
-    await close()
+    await database.close()
   }
 })
