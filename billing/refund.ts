@@ -18,10 +18,10 @@ export async function refundImages(
 }
 
 /**
- * Gives up what a postpaid org owes and will not pay, once per source.
+ * Gives up what an org owes and will not pay, once per source. A freeze that stood for that debt alone ends with it.
  *
  * @returns false when this source was written off before
- * @throws with SQLSTATE `GP409` when the org is not postpaid or the amount not positive
+ * @throws with SQLSTATE `GP409` when the amount is not positive, or more than the org owes
  */
 export async function writeOff(
   db: Db,

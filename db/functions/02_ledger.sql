@@ -55,6 +55,7 @@ END $$;
 
 -- Credit of an org, once per source. Returns false when that source was granted before. A prepaid org has paid and
 -- promotional credit and can spend no more; a postpaid one can have promotional credit, which lowers what it owes.
+-- What a prepaid org owes for a payment that went back is paid from new paid credit first.
 -- SQLSTATE GP409 says in words why nothing was granted.
 CREATE OR REPLACE FUNCTION grant_credit(
   p_org text, p_amount bigint, p_source text, p_kind text DEFAULT 'paid', p_priority int DEFAULT 50,
@@ -92,6 +93,7 @@ BEGIN
     UPDATE budget SET limit_micros = coalesce(limit_micros, 0) + p_amount
       WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance';
     IF NOT FOUND THEN RAISE EXCEPTION 'org % has no balance row', p_org; END IF;
+    IF p_kind = 'paid' THEN PERFORM pay_debt(p_org, p_source); END IF;
   END IF;
   RETURN true;
 END $$;

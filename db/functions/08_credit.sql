@@ -114,12 +114,64 @@ BEGIN
   RETURN v_net;
 END $$;
 
--- Gives up what a postpaid org owes and will not pay. Once per source.
+-- Takes paid credit that no hold counts on off an org's balance and out of its grants, that of one source first.
+-- The caller holds the balance row. Returns what could be taken.
+CREATE OR REPLACE FUNCTION take_paid_credit(p_org text, p_amount bigint, p_source text) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+  v_taken bigint;
+  v_left bigint;
+  g record;
+BEGIN
+  -- What was given was not paid for, and pays nothing back.
+  SELECT greatest(0, least(p_amount, limit_micros - held_micros - spent_micros,
+           (SELECT coalesce(sum(remaining_micros), 0)::bigint FROM credit_grant WHERE org_id = p_org AND kind = 'paid')))
+    INTO v_taken FROM budget WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance';
+  UPDATE budget SET limit_micros = limit_micros - v_taken
+   WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance' AND v_taken > 0;
+  v_left := v_taken;
+  FOR g IN SELECT id, remaining_micros FROM credit_grant
+      WHERE org_id = p_org AND kind = 'paid' AND remaining_micros > 0
+      ORDER BY source_id = p_source DESC, priority DESC, created_at DESC FOR UPDATE LOOP
+    EXIT WHEN v_left = 0;
+    UPDATE credit_grant SET remaining_micros = remaining_micros - least(remaining_micros, v_left),
+                            withdrawn_micros = withdrawn_micros + least(remaining_micros, v_left) WHERE id = g.id;
+    v_left := v_left - least(g.remaining_micros, v_left);
+  END LOOP;
+  RETURN v_taken;
+END $$;
+
+-- What an org owes, in micro-USD: what is posted on its receivable account.
+CREATE OR REPLACE FUNCTION owed_micros(p_org text) RETURNS bigint LANGUAGE sql STABLE AS $$
+  SELECT coalesce(sum(amount_micros), 0)::bigint FROM ledger_entry
+   WHERE account_id = 'receivable:' || p_org AND phase = 'posted'
+$$;
+
+-- Pays what a prepaid org owes from its free paid credit. The caller holds the balance row.
+CREATE OR REPLACE FUNCTION pay_debt(p_org text, p_source text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_owed constant bigint := owed_micros(p_org);
+  v_taken bigint;
+BEGIN
+  IF v_owed <= 0 THEN RETURN; END IF;
+  v_taken := take_paid_credit(p_org, v_owed, p_source);
+  IF v_taken > 0 THEN
+    PERFORM post_transfer('debt_paid', p_source, 'prepaid:' || p_org, 'receivable:' || p_org, v_taken, 'posted');
+    PERFORM refresh_freeze(p_org);
+  END IF;
+END $$;
+
+-- Gives up what an org owes and will not pay: never more than it owes, once per source. A prepaid org can owe for a
+-- payment that went back after it was spent.
 CREATE OR REPLACE FUNCTION write_off(p_org text, p_amount bigint, p_source text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-  IF p_amount <= 0 OR NOT EXISTS (SELECT 1 FROM org WHERE id = p_org AND settlement_mode = 'postpaid') THEN
-    RAISE EXCEPTION 'only a positive amount of a postpaid org can be written off' USING ERRCODE = 'GP409';
+  PERFORM 1 FROM budget WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance' FOR NO KEY UPDATE;
+  IF EXISTS (SELECT 1 FROM ledger_txn WHERE kind = 'write_off' AND source_id = p_source) THEN RETURN false; END IF;
+  IF p_amount <= 0 OR p_amount > owed_micros(p_org) THEN
+    RAISE EXCEPTION 'org % owes % micro-USD; % cannot be written off', p_org, owed_micros(p_org), p_amount
+      USING ERRCODE = 'GP409';
   END IF;
-  RETURN post_entries('write_off', p_source, 'posted', ARRAY['write_off', 'receivable:' || p_org],
-                      ARRAY[p_amount, -p_amount]);
+  PERFORM post_transfer('write_off', p_source, 'write_off', 'receivable:' || p_org, p_amount, 'posted');
+  PERFORM refresh_freeze(p_org);
+  RETURN true;
 END $$;

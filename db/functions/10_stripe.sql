@@ -181,34 +181,17 @@ END $$;
 CREATE OR REPLACE FUNCTION withdraw_credit(p_org text, p_amount bigint, p_source text, p_payment text) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
-  v_free bigint;
   v_taken bigint;
-  v_left bigint;
-  g record;
 BEGIN
   IF p_amount <= 0 THEN RAISE EXCEPTION 'a withdrawal must be positive, got %', p_amount; END IF;
-  SELECT greatest(limit_micros - held_micros - spent_micros, 0) INTO v_free FROM budget
-   WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance' FOR NO KEY UPDATE;
-  IF v_free IS NULL THEN RAISE EXCEPTION 'org % has no prepaid balance', p_org; END IF;
-  -- What was given was not paid for, and is not taken for a payment that went back.
-  v_taken := least(v_free, p_amount, (SELECT coalesce(sum(remaining_micros), 0)::bigint FROM credit_grant
-                                       WHERE org_id = p_org AND kind = 'paid'));
+  PERFORM 1 FROM budget WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance' FOR NO KEY UPDATE;
+  IF NOT FOUND THEN RAISE EXCEPTION 'org % has no prepaid balance', p_org; END IF;
   IF EXISTS (SELECT 1 FROM ledger_txn WHERE kind IN ('withdrawal', 'withdrawal_owed') AND source_id = p_source) THEN
     RETURN NULL;
   END IF;
+  v_taken := take_paid_credit(p_org, p_amount, p_payment);
   IF v_taken > 0 THEN
     PERFORM post_transfer('withdrawal', p_source, 'prepaid:' || p_org, 'clearing', v_taken, 'posted');
-    UPDATE budget SET limit_micros = limit_micros - v_taken
-     WHERE scope = 'org' AND scope_id = p_org AND kind = 'balance';
-    v_left := v_taken;
-    FOR g IN SELECT id, remaining_micros FROM credit_grant
-        WHERE org_id = p_org AND kind = 'paid' AND remaining_micros > 0
-        ORDER BY source_id = p_payment DESC, priority DESC, created_at DESC FOR UPDATE LOOP
-      EXIT WHEN v_left = 0;
-      UPDATE credit_grant SET remaining_micros = remaining_micros - least(remaining_micros, v_left),
-                              withdrawn_micros = withdrawn_micros + least(remaining_micros, v_left) WHERE id = g.id;
-      v_left := v_left - least(g.remaining_micros, v_left);
-    END LOOP;
   END IF;
   IF p_amount > v_taken THEN
     PERFORM post_transfer('withdrawal_owed', p_source, 'receivable:' || p_org, 'clearing', p_amount - v_taken, 'posted');

@@ -5,6 +5,7 @@ import {
   setAutoTopup,
   startDueAutoTopups,
 } from '../../billing/stripe/auto-topup.ts'
+import { writeOff } from '../../billing/refund.ts'
 import { startTopup, syncStaleCheckouts } from '../../billing/stripe/topup.ts'
 import { checkBooks } from '../support/books.ts'
 import {
@@ -203,6 +204,34 @@ describe('money that goes back', () => {
     expect(await frozenOf(orgId)).toBe('returned_payment')
     // Credit that is not there is named first.
     expect(await reserve(world.db, tenant)).toMatchObject({ reason: 'insufficient_credit' })
+    expect(await checkBooks(world.db)).toEqual([])
+  })
+
+  test('what is owed for a payment that went back is paid from the next one, and the org is free', async () => {
+    const { tenant, orgId, intent } = await paid()
+    expect((await reserve(world.db, tenant, { n: 10 })).ok).toBe(true)
+    refund(world.fake.state, intent, 1000)
+    await world.deliver()
+    payCheckout(world.fake.state, (await open(orgId)).session)
+    await world.deliver()
+    expect(await frozenOf(orgId)).toBeNull()
+    // What is held, and the new payment less what was owed.
+    expect(await creditOf(orgId)).toBe(TEN_USD)
+    expect(await reserve(world.db, tenant)).toMatchObject({ ok: true })
+    expect(await checkBooks(world.db)).toEqual([])
+  })
+
+  test('what is owed for a payment that went back can be written off, up to what it is', async () => {
+    const { tenant, orgId, intent } = await paid()
+    expect((await reserve(world.db, tenant, { n: 10 })).ok).toBe(true)
+    refund(world.fake.state, intent, 1000)
+    await world.deliver()
+    const debt = { orgId, sourceId: 'decision-1' }
+    await expect(writeOff(world.db, { ...debt, amountMicros: 150_001n })).rejects.toThrow('owes')
+    expect(await frozenOf(orgId)).toBe('returned_payment')
+    expect(await writeOff(world.db, { ...debt, amountMicros: 150_000n })).toBe(true)
+    expect(await writeOff(world.db, { ...debt, amountMicros: 150_000n })).toBe(false)
+    expect(await frozenOf(orgId)).toBeNull()
     expect(await checkBooks(world.db)).toEqual([])
   })
 

@@ -96,7 +96,7 @@ const RULES: Record<string, string> = {
     select o.id from org o where
       (select coalesce(sum(g.withdrawn_micros), 0) from credit_grant g where g.org_id = o.id) <>
       (select coalesce(sum(e.amount_micros), 0) from ledger_txn t join ledger_entry e on e.txn_id = t.id
-        where t.kind = 'withdrawal' and e.account_id = 'prepaid:' || o.id)`,
+        where t.kind in ('withdrawal', 'debt_paid') and e.account_id = 'prepaid:' || o.id)`,
   'promotional credit in the usage lines of a job = what the job burned of it': `
     select r.job_id from reservation r where
       (select coalesce(sum(u.credit_micros), 0) from usage_event u where u.job_id = r.job_id) <>
@@ -139,7 +139,7 @@ const RULES: Record<string, string> = {
   'what is charged and granted to an org lies on the account of its settlement mode': `
     select e.id from ledger_entry e join ledger_account a on a.id = e.account_id join org o on o.id = a.org_id
       join ledger_txn t on t.id = e.txn_id
-     where t.kind not in ('withdrawal_owed', 'payment_returned') and a.type <> all (case o.settlement_mode when 'prepaid' then array['prepaid', 'promo']
+     where t.kind not in ('withdrawal_owed', 'payment_returned', 'debt_paid', 'write_off') and a.type <> all (case o.settlement_mode when 'prepaid' then array['prepaid', 'promo']
                      when 'postpaid' then array['receivable', 'promo'] else array['team_cost'] end)`,
   'the unit price is that of the price version': `
     select r.id from reservation r join price_version p on p.id = r.price_version_id
