@@ -33,6 +33,27 @@ export async function grantCredit(
   return row?.granted ?? false
 }
 
+/** Credit of an org as it stands. Amounts in micro-USD. */
+export interface CreditRow {
+  readonly id: string
+  readonly kind: CreditKind
+  readonly amountMicros: bigint
+  /** Not burned yet; what open holds count on is in it. */
+  readonly remainingMicros: bigint
+  readonly priority: number
+  readonly sourceId: string
+  readonly expiresAt: Date | null
+  readonly createdAt: Date
+}
+
+/** All credit that an org was ever granted, oldest first. */
+export async function listCredit(db: Db, orgId: string): Promise<CreditRow[]> {
+  return await db.sql<CreditRow[]>`
+    select id, kind, amount_micros as "amountMicros", remaining_micros as "remainingMicros", priority,
+           source_id as "sourceId", expires_at as "expiresAt", created_at as "createdAt"
+      from credit_grant where org_id = ${orgId} order by created_at, id`
+}
+
 /**
  * Ends credit past its expiry, as far as no open hold counts on it; what is held back ends at a later call. Safe to
  * run in several processes at once.

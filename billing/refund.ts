@@ -31,3 +31,15 @@ export async function writeOff(
     select write_off(${input.orgId}, ${input.amountMicros}::bigint, ${input.sourceId}) as written`
   return row?.written ?? false
 }
+
+/** What was written off under a source; null when nothing was. */
+export async function findWriteOff(
+  db: Db,
+  sourceId: string,
+): Promise<{ orgId: string; amountMicros: bigint } | null> {
+  const [row] = await db.sql<{ orgId: string; amountMicros: bigint }[]>`
+    select a.org_id as "orgId", -e.amount_micros as "amountMicros"
+      from ledger_txn t join ledger_entry e on e.txn_id = t.id join ledger_account a on a.id = e.account_id
+     where t.kind = 'write_off' and t.source_id = ${sourceId} and a.org_id is not null`
+  return row ?? null
+}

@@ -1,8 +1,9 @@
 import { parseArgs } from 'node:util'
 import { closeDatabase, openDatabase } from '../db/client.ts'
+import { parseAmount, readDatabaseUrl, readInstant } from './command-line.ts'
 import { MARGIN_GROUPS, reportMargin } from './margin.ts'
 import type { MarginRow } from './margin.ts'
-import { formatUsd, parseUsd } from './money.ts'
+import { formatUsd } from './money.ts'
 
 const USAGE = `Usage: npm run report -- --from 2026-11-01 --to 2026-12-01 --gpu-hour-usd 6.88 [--by GROUP] [--json]
 
@@ -23,22 +24,14 @@ function readOptions() {
   if (values.help) return null
   const by = MARGIN_GROUPS.find((group) => group === values.by)
   if (!by) throw new Error(`--by must be one of ${MARGIN_GROUPS.join(', ')}, not "${values.by}"`)
-  const rate = parseUsd(values['gpu-hour-usd'] ?? '')
-  if (rate === null || rate < 0n) {
+  const rate = parseAmount(values['gpu-hour-usd'] ?? '')
+  if (rate === null) {
     throw new Error('--gpu-hour-usd must be US dollars of one hour of a GPU, such as 6.88')
   }
-  const [from, to] = [toDate('--from', values.from), toDate('--to', values.to)]
+  const [from, to] = [readInstant('--from', values.from), readInstant('--to', values.to)]
   if (from >= to) throw new Error('--to must be after --from')
-  const url = process.env.DATABASE_URL
-  if (!url) throw new Error('DATABASE_URL is not set: postgres://user:password@host:5432/database')
+  const url = readDatabaseUrl(process.env.DATABASE_URL)
   return { url, by, from, to, gpuHourMicros: rate, isJson: values.json }
-}
-
-function toDate(name: string, text = ''): Date {
-  const date = new Date(/^\d{4}-\d{2}-\d{2}$/.test(text) ? `${text}T00:00:00Z` : text)
-  if (Number.isNaN(date.getTime()))
-    throw new Error(`${name} must be a day or an instant, such as 2026-11-01`)
-  return date
 }
 
 /** One row as people read it; per image where there is one. */

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { closeDatabase, openDatabase } from '../db/client.ts'
 import type { Db } from '../db/client.ts'
+import { UsageError, readDatabaseUrl } from './command-line.ts'
 import { closeStatement } from './statement/close.ts'
 import type { CloseResult } from './statement/close.ts'
 import { exportStatement } from './statement/export.ts'
@@ -32,17 +33,12 @@ const { values } = parseArgs({
   },
 })
 
-/** What is wrong with the command, for a person to read. */
-class CommandError extends Error {}
-
 async function main(): Promise<void> {
   const month = parseMonth(values.month ?? '')
   const { org, format, out, provider } = values
   const version = values['focus-version']
-  if (!org || !month || !isFormat(format) || !isVersion(version)) throw new CommandError(USAGE)
-  const url = process.env.DATABASE_URL
-  if (!url)
-    throw new CommandError('DATABASE_URL is not set: postgres://user:password@host:5432/database')
+  if (!org || !month || !isFormat(format) || !isVersion(version)) throw new UsageError(USAGE)
+  const url = readDatabaseUrl(process.env.DATABASE_URL)
   const db = openDatabase(url, {
     maxConnections: 1,
     applicationName: 'glyphpress-statement',
@@ -55,7 +51,7 @@ async function main(): Promise<void> {
       format,
       focus: { version, ...(provider === undefined ? {} : { provider }) },
     })
-    if (!pieces) throw new CommandError('There is no such organisation, or no such team in it.')
+    if (!pieces) throw new UsageError('There is no such organisation, or no such team in it.')
     await write(pieces.body, out)
   } finally {
     await closeDatabase(db)
@@ -64,7 +60,7 @@ async function main(): Promise<void> {
 
 async function close(db: Db, scope: StatementScope): Promise<void> {
   const result = await closeStatement(db, scope)
-  if (!result.ok) throw new CommandError(whyNot(result))
+  if (!result.ok) throw new UsageError(whyNot(result))
   const { sha256, closedAt } = result.file
   const when = closedAt?.toISOString() ?? ''
   console.error(`${result.repeated ? 'Was closed' : 'Closed'} ${when}, sha256 ${sha256}`)
@@ -111,7 +107,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
     await main()
   } catch (error) {
-    console.error(error instanceof CommandError ? error.message : error)
+    console.error(error instanceof UsageError ? error.message : error)
     process.exitCode = 1
   }
 }

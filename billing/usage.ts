@@ -74,3 +74,26 @@ export async function sumUsage(db: Db, span: UsageSpan, by: UsageGroup): Promise
      where org_id = ${span.orgId} and occurred_at >= ${span.from} and occurred_at < ${span.to}
      group by 1 order by 1`
 }
+
+/** A charged image of a job and what was given back of it. */
+export interface JobUsage {
+  readonly idx: number
+  readonly skuId: string
+  readonly listMicros: bigint
+  readonly discountMicros: bigint
+  readonly netMicros: bigint
+  /** The part of net that promotional credit paid. */
+  readonly creditMicros: bigint
+  readonly refundedMicros: bigint
+  readonly occurredAt: Date
+}
+
+/** The charged images of a job, by index. */
+export async function listUsageOfJob(db: Db, jobId: string): Promise<JobUsage[]> {
+  return await db.sql<JobUsage[]>`
+    select u.idx, u.sku_id as "skuId", u.list_micros as "listMicros", u.discount_micros as "discountMicros",
+           u.net_micros as "netMicros", u.credit_micros as "creditMicros", u.occurred_at as "occurredAt",
+           coalesce((select -sum(c.net_micros) from usage_correction c
+                      where c.usage_event_id = u.id and c.reason = 'refund'), 0)::bigint as "refundedMicros"
+      from usage_event u where u.job_id = ${jobId} order by u.idx`
+}

@@ -44,6 +44,12 @@ export async function findJob(
   return { ...found, outputs: await listOutputs(db, input.jobId) }
 }
 
+/** The org of a job, for those who look after all of them; null when there is no such job. */
+export async function findOrgOfJob(db: Db, jobId: string): Promise<string | null> {
+  const [found] = await db.orm.select({ orgId: job.orgId }).from(job).where(eq(job.id, jobId))
+  return found?.orgId ?? null
+}
+
 /** The stored images of a job, by index. */
 export function listOutputs(db: Db, jobId: string): Promise<OutputRow[]> {
   return db.orm.select().from(jobOutput).where(eq(jobOutput.jobId, jobId)).orderBy(jobOutput.idx)

@@ -1,5 +1,6 @@
 import type { Db } from './client.ts'
 import { withTransaction } from './client.ts'
+import { createId } from './ids.ts'
 import { insertBalance } from './orgs.ts'
 import type { Limits } from './orgs.ts'
 
@@ -61,6 +62,76 @@ export async function revokeKey(db: Db, input: { orgId: string; keyId: string })
   const [row] = await db.sql<{ revoked: boolean }[]>`
     select revoke_key(${input.orgId}, ${input.keyId}) as revoked`
   return row?.revoked ?? false
+}
+
+/** What is stored of a new key's text. */
+export interface KeyHash {
+  readonly keyId: string
+  readonly hash: string
+  readonly last4: string
+}
+
+/**
+ * Makes a key like another one, which ends at `oldEndsAt` or earlier: same team, name, scopes, tags and limits, and
+ * the same length of life. What the old one has spent and holds does not count on the new one's own limits.
+ *
+ * @returns false, and nothing made, when the key has been revoked or has expired, or is not there
+ */
+export async function rotateKey(
+  db: Db,
+  input: { keyId: string; oldEndsAt: Date; replacement: KeyHash },
+): Promise<boolean> {
+  const { keyId, oldEndsAt, replacement } = input
+  return await withTransaction(db, async (tx) => {
+    const made = await tx.sql`
+      insert into api_key (id, org_id, team_id, name, env, hash, last4, scopes, tags, requests_per_minute, expires_at)
+      select ${replacement.keyId}, org_id, team_id, name, env, ${replacement.hash}, ${replacement.last4}, scopes, tags,
+             requests_per_minute, now() + (expires_at - created_at)
+        from api_key where id = ${keyId} and revoked_at is null and (expires_at is null or expires_at > now())
+         for no key update
+      returning id`
+    if (made.length === 0) return false
+    await tx.sql`
+      insert into budget (id, scope, scope_id, kind, period_start, limit_micros, day_limit_micros, month_limit_micros,
+                          max_inflight, soft_bp)
+      select ${createId('budget')}, scope, ${replacement.keyId}, kind, period_start,
+             coalesce(limit_next_micros, limit_micros), day_limit_micros,
+             month_limit_micros, max_inflight, soft_bp
+        from budget where scope = 'key' and scope_id = ${keyId} and kind = 'balance'`
+    await tx.sql`
+      update api_key set expires_at = least(expires_at, ${oldEndsAt}) where id = ${keyId}`
+    return true
+  })
+}
+
+/** A key as its owner may see it. */
+export interface KeyRow {
+  readonly id: string
+  readonly orgId: string
+  readonly teamId: string
+  readonly name: string
+  readonly env: 'live' | 'test'
+  readonly last4: string
+  readonly scopes: readonly string[]
+  readonly tags: Readonly<Record<string, string>>
+  readonly state: 'active' | 'revoked' | 'expired'
+  readonly createdAt: Date
+  readonly expiresAt: Date | null
+}
+
+/** The keys of an org, or the one with this id, oldest first; revoked and expired ones included. */
+export async function listKeys(
+  db: Db,
+  filter: { orgId: string } | { keyId: string },
+): Promise<KeyRow[]> {
+  const condition =
+    'orgId' in filter ? db.sql`org_id = ${filter.orgId}` : db.sql`id = ${filter.keyId}`
+  return await db.sql<KeyRow[]>`
+    select id, org_id as "orgId", team_id as "teamId", name, env, last4, scopes, tags,
+           case when revoked_at is not null then 'revoked' when expires_at <= now() then 'expired'
+                else 'active' end as state,
+           created_at as "createdAt", expires_at as "expiresAt"
+      from api_key where ${condition} order by id`
 }
 
 async function findKey(db: Db, condition: ReturnType<Db['sql']>): Promise<KeyPrincipal | null> {

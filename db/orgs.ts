@@ -130,3 +130,66 @@ export async function setBudget(
   if (!row) throw new Error('set_budget returned no row')
   return row.outcome === 'changed' ? { ok: true } : { ok: false, reason: row.outcome }
 }
+
+/** A tenant as it stands. */
+export interface OrgRow {
+  readonly id: string
+  readonly name: string
+  readonly mode: 'prepaid' | 'postpaid' | 'internal'
+  /** Since when nothing new is accepted, and why; null when it is. */
+  readonly frozenAt: Date | null
+  readonly frozenReason: string | null
+  readonly createdAt: Date
+}
+
+/** Every org, or those that have this id or name, oldest first. */
+export async function listOrgs(db: Db, idOrName: string | null = null): Promise<OrgRow[]> {
+  return await db.sql<OrgRow[]>`
+    select id, name, settlement_mode as mode, frozen_at as "frozenAt", frozen_reason as "frozenReason",
+           created_at as "createdAt"
+      from org where ${idOrName}::text is null or id = ${idOrName} or name = ${idOrName} order by id`
+}
+
+/** A team as it stands. */
+export interface TeamRow {
+  readonly id: string
+  readonly orgId: string
+  readonly name: string
+  readonly costCentre: string
+  readonly createdAt: Date
+}
+
+/**
+ * The teams of an org, oldest first.
+ *
+ * @param filter.orgId absent: of all orgs
+ * @param filter.called only those that have this id, name or cost centre
+ */
+export async function listTeams(
+  db: Db,
+  filter: { orgId?: string; called?: string },
+): Promise<TeamRow[]> {
+  const { orgId = null, called = null } = filter
+  return await db.sql<TeamRow[]>`
+    select id, org_id as "orgId", name, cost_centre as "costCentre", created_at as "createdAt" from team
+     where (${orgId}::text is null or org_id = ${orgId})
+       and (${called}::text is null or id = ${called} or name = ${called} or cost_centre = ${called})
+     order by id`
+}
+
+/**
+ * Names a team anew, or its cost centre; what is left out stays. Closed statements keep what they say. False when
+ * there is no such team. Safe to repeat.
+ *
+ * @throws with SQLSTATE 23505 when another team of the org has this cost centre
+ */
+export async function updateTeam(
+  db: Db,
+  input: { teamId: string; name?: string; costCentre?: string },
+): Promise<boolean> {
+  const rows = await db.sql`
+    update team set name = coalesce(${input.name ?? null}, name),
+                    cost_centre = coalesce(${input.costCentre ?? null}, cost_centre)
+     where id = ${input.teamId} returning id`
+  return rows.length > 0
+}

@@ -6,6 +6,10 @@ const RANDOM_CHARACTERS = 30
 const CHECKSUM_CHARACTERS = 6
 const KEY_FORM = /^gp_(live|test)_[0-9A-Za-z]{36}$/
 
+/** What a key may do; `billing` is paying: top-ups and the customer portal. */
+export const SCOPES = ['generate', 'read', 'webhooks', 'billing'] as const
+export type Scope = (typeof SCOPES)[number]
+
 /** A name for the key's owner to tell keys apart; both kinds draw and are charged alike. */
 export type KeyEnv = 'live' | 'test'
 

@@ -1,7 +1,7 @@
 import type { OpenAPIHono } from '@hono/zod-openapi'
 import { bodyLimit } from 'hono/body-limit'
 import { authenticate } from './auth.ts'
-import type { Scope } from './auth.ts'
+import type { Scope } from './api-key.ts'
 import { BILLING_PATHS, billingRoutes } from './billing-routes.ts'
 import type { Deps, RequestState } from './deps.ts'
 import { ApiError, createOnError, requestIdOf } from './errors.ts'

@@ -4,13 +4,11 @@ import { isId } from '../db/ids.ts'
 import { findKeyByHash, findKeyById } from '../db/keys.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
 import { hashApiKey, isWellFormedKey, zaiSecretOf } from './api-key.ts'
+import type { Scope } from './api-key.ts'
 import type { Deps, RequestState } from './deps.ts'
 import { ApiError } from './errors.ts'
 import { peppersOf } from './pepper.ts'
 import { isEqualConstantTime } from './signed-url.ts'
-
-/** What a key may do. */
-export type Scope = 'generate' | 'read' | 'webhooks' | 'billing'
 
 /** The shortest period that Cloudflare's rate limit binding has. */
 const SHIELD_RETRY_SECONDS = 10

@@ -1,8 +1,11 @@
 import { z } from '@hono/zod-openapi'
+import { MIN_PEPPER_CHARACTERS } from './pepper.ts'
 import { LONGEST_WAIT_MS } from './waiter.ts'
 
 const flag = z.enum(['0', '1']).optional()
-const pepper = z.string().min(32, 'must have at least 32 characters')
+const pepper = z
+  .string()
+  .min(MIN_PEPPER_CHARACTERS, `must have at least ${MIN_PEPPER_CHARACTERS} characters`)
 
 /** What both entries read from their surroundings. No secret and no address has a default. */
 const shared = {

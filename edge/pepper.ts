@@ -1,9 +1,12 @@
+/** A shorter one could be guessed from a copy of the database. */
+export const MIN_PEPPER_CHARACTERS = 32
+
 /**
  * The server's secret, from which every other secret is derived. To rotate it: give the old one as the previous
  * one, make new keys and hand out the webhook secrets anew, and take the old one away once nothing needs it.
  */
 export interface Peppers {
-  /** At least 32 characters. What is made, is made under this one. */
+  /** What is made, is made under this one. */
   readonly pepper: string
   /** What was made under this one stays good for as long as it is given. */
   readonly previousPepper?: string | undefined

@@ -1,4 +1,4 @@
-import { createApiKey } from '../../edge/api-key.ts'
+import { SCOPES, createApiKey } from '../../edge/api-key.ts'
 import type { Db } from '../../db/client.ts'
 import { createId } from '../../db/ids.ts'
 import { insertKey } from '../../db/keys.ts'
@@ -32,7 +32,7 @@ export async function createLocalKey(db: Db, pepper: string): Promise<string> {
     env: 'live',
     hash,
     last4,
-    scopes: ['generate', 'read', 'webhooks', 'billing'],
+    scopes: SCOPES,
   })
   return key
 }

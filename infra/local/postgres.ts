@@ -6,6 +6,7 @@ import { createServer } from 'node:net'
 import { userInfo } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
+import { LOCAL_USER, localDatabaseUrl } from './database-url.ts'
 import { findPostgresBinaries, makeReachable } from './postgres-binaries.ts'
 import type { PostgresBinaries } from './postgres-binaries.ts'
 import { endLeftover } from './postgres-leftover.ts'
@@ -35,7 +36,6 @@ export interface LocalPostgresOptions {
   onSpawn?: (child: ChildProcess) => void
 }
 
-const USER = 'glyphpress'
 /** Between a cluster's name and the number of an attempt to make it. */
 const DRAFT = '.making-'
 const START_TIMEOUT_MS = 60_000
@@ -75,7 +75,7 @@ export async function startPostgres(options: LocalPostgresOptions): Promise<Loca
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
   await waitUntilReady(child, { dataDir, ...(signal === undefined ? {} : { signal }) })
   return {
-    url: `postgres://${USER}:${options.password}@127.0.0.1:${port}/postgres`,
+    url: localDatabaseUrl({ port, password: options.password }),
     port,
     ended,
     async stop() {
@@ -150,7 +150,7 @@ async function ensureCluster(
   await giveAway(draft)
   await writeFile(passwordFile, password, { mode: 0o600 })
   await giveAway(passwordFile)
-  const args = ['-D', draft, '-U', USER, '-E', 'UTF8', '--locale=C', '--no-sync']
+  const args = ['-D', draft, '-U', LOCAL_USER, '-E', 'UTF8', '--locale=C', '--no-sync']
   try {
     const making = run(
       binaries.initdb,

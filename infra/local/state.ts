@@ -33,10 +33,10 @@ export async function openState(dir: string): Promise<LocalState> {
   const release = await takeLock(folder)
   const state = {
     dir: folder,
-    databaseDir: join(folder, 'postgres'),
+    databaseDir: databaseDirOf(folder),
     objectDir: join(folder, 'objects'),
     logDir: join(folder, 'logs'),
-    secrets: await readSecrets(join(folder, 'secrets.json')),
+    secrets: await ensureSecrets(folder),
     release,
   }
   await mkdir(state.objectDir, { recursive: true, mode: 0o700 })
@@ -44,16 +44,38 @@ export async function openState(dir: string): Promise<LocalState> {
   return state
 }
 
-async function readSecrets(path: string): Promise<LocalSecrets> {
-  const text = await readFile(path, 'utf8').catch(() => null)
-  if (text !== null) {
-    const { pepper, databasePassword } = JSON.parse(text) as Partial<LocalSecrets>
-    if (!pepper || !databasePassword)
-      throw new Error(`${path} is damaged: restore it from a backup`)
-    return { pepper, databasePassword }
-  }
+/** The folder of the cluster in a state folder. */
+export function databaseDirOf(dir: string): string {
+  return join(resolve(dir), 'postgres')
+}
+
+/**
+ * The secrets of a state folder, whoever has it open; null before its first start.
+ *
+ * @throws when they cannot be read or are damaged
+ */
+export async function findSecrets(dir: string): Promise<LocalSecrets | null> {
+  const path = secretsPathOf(dir)
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return null
+    throw new Error(`${path} cannot be read (${error.code})`, { cause: error })
+  })
+  if (text === null) return null
+  const { pepper, databasePassword } = JSON.parse(text) as Partial<LocalSecrets>
+  if (!pepper || !databasePassword) throw new Error(`${path} is damaged: restore it from a backup`)
+  return { pepper, databasePassword }
+}
+
+export function secretsPathOf(dir: string): string {
+  return join(resolve(dir), 'secrets.json')
+}
+
+async function ensureSecrets(dir: string): Promise<LocalSecrets> {
+  const known = await findSecrets(dir)
+  if (known) return known
   const secret = () => randomBytes(32).toString('hex')
   const secrets = { pepper: secret(), databasePassword: secret() }
+  const path = secretsPathOf(dir)
   // It is there whole or not at all: half of it could not be made anew.
   await writeFile(`${path}.part`, JSON.stringify(secrets, null, 2), { mode: 0o600 })
   await rename(`${path}.part`, path)

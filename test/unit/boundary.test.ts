@@ -11,8 +11,9 @@ const MAY_IMPORT: Record<string, string[]> = {
   billing: ['db/'],
   edge: ['db/', 'billing/'],
   'gpu-worker': ['db/', 'billing/'],
-  // The launcher makes the first key with the gateway's own format; everything else it starts as processes.
-  infra: ['gpu-worker/settings.ts', 'db/', 'billing/', 'edge/api-key.ts'],
+  // The launcher and the operator's commands make keys in the gateway's own form and under its pepper; everything
+  // else is started as processes.
+  infra: ['gpu-worker/settings.ts', 'db/', 'billing/', 'edge/api-key.ts', 'edge/pepper.ts'],
 }
 
 /** Third-party packages with one owner each: a second importer would be a second doorway. */
