@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url'
 import { UsageError } from '../../billing/command-line.ts'
 import { closeDatabase, openDatabase } from '../../db/client.ts'
-import { codeOf, isOutage } from '../../db/outage.ts'
+import { codeOf, isOutage, isOutcomeUnknown } from '../../db/outage.ts'
 import { Refusal } from './command.ts'
 import type { Command, Invocation } from './command.ts'
 import { CONTRACT_COMMANDS } from './contract.ts'
@@ -121,6 +121,10 @@ async function carryOut(invocation: Invocation, env: AdminEnv, note: (text: stri
 function explain(error: unknown, { name }: Place): unknown {
   if (error instanceof Refusal || error instanceof UsageError) return error
   const code = codeOf(error)
+  if (isOutcomeUnknown(error)) {
+    const words = `${name} broke off (${code}): whether this was done is not known; look before you repeat it.`
+    return new Error(words, { cause: error })
+  }
   if (isOutage(error)) return new Error(`${name} does not answer (${code}).`, { cause: error })
   if (NOT_OURS.test(code)) return new Error(`${name} lets nobody in: ${String(error)}`)
   if (code === NO_TABLE)
