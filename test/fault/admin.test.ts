@@ -106,7 +106,9 @@ describe('keys', () => {
   test('rotation gives a key that is like the old one, which ends when it was said to', async () => {
     const { orgId, teamId } = await tenantOf('internal')
     const old = await json(
-      ...'key create --name ci --scopes read,generate --test --month 2 --max-inflight 3'.split(' '),
+      ...'key create --name ci --scopes read,generate --test --month 2 --day 1 --max-inflight 3'.split(
+        ' ',
+      ),
       ...`--requests-per-minute 7 --org ${orgId}`.split(' '),
     )
     await json('key', 'tag', old.id, '--tags', 'project=spring')
@@ -119,6 +121,7 @@ describe('keys', () => {
     expect(leftMs).toBeGreaterThan(7_100_000)
     expect(leftMs).toBeLessThanOrEqual(7_205_000)
     expect(await json('limit', 'show', made.id)).toMatchObject({
+      day_limit: '1.000000',
       month_limit: '2.000000',
       max_inflight: 3,
     })
@@ -174,16 +177,19 @@ describe('keys', () => {
 })
 
 describe('limits', () => {
-  test('what is not named stays, none takes away, and no limit falls below what is committed', async () => {
+  test('what is not named stays, none takes away, and a lowered limit lets nothing new in', async () => {
     const tenant = await tenantOf('internal')
     const typed = ['limit', 'set', '--key', tenant.keyId]
     await json(...typed, '--month', '0.03', '--max-inflight', '2')
-    await json(...typed, '--total', '5')
+    await json(...typed, '--total', '5', '--day', '2', '--soft', '100,50%')
     const held = await reserve(database.db, tenant, { n: 2 })
     expect(held.ok).toBe(true)
     expect(await json('limit', 'show', tenant.keyId)).toEqual({
       scope: 'key',
       id: tenant.keyId,
+      day_limit: '2.000000',
+      day_spent: '0.000000',
+      day_held: '0.030000',
       month_limit: '0.030000',
       month_spent: '0.000000',
       month_held: '0.030000',
@@ -192,9 +198,18 @@ describe('limits', () => {
       total_held: '0.030000',
       inflight: 1,
       max_inflight: 2,
+      soft: ['50%', '100%'],
     })
     const low = await admin(...typed, '--max-inflight', '0')
     expect(low).toMatchObject({ code: 1, err: expect.stringContaining('nothing was changed') })
+    expect(await json(...typed, '--day', '0.01')).toMatchObject({
+      day_limit: '0.010000',
+      day_held: '0.030000',
+    })
+    const more = await reserve(database.db, tenant)
+    expect(more).toMatchObject({ ok: false, scope: 'key' })
+    for (const soft of ['0', '50,', '101', 'x'])
+      expect((await admin(...typed, '--soft', soft)).code, soft).toBe(2)
     expect(await json(...typed, '--month', 'none')).toMatchObject({
       month_limit: null,
       total_limit: '5.000000',
@@ -210,7 +225,7 @@ describe('limits', () => {
       err: expect.stringContaining('exactly one level must be named'),
     })
     expect((await admin('limit', 'set', '--month', '1')).code).toBe(2)
-    expect((await admin('limit', 'set', '--org', orgId)).err).toContain('--month, --total')
+    expect((await admin('limit', 'set', '--org', orgId)).err).toContain('--day, --month, --total')
     expect((await admin('limit', 'show', 'job_1')).code).toBe(2)
   })
 
