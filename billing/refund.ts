@@ -5,7 +5,7 @@ import type { Db } from '../db/client.ts'
  * came from or off what is owed, and room in the budgets the job was counted in. Usage lines stay as they are. A
  * picture is refunded once, whatever asks for it, so this is safe to repeat.
  *
- * @param input.refundId names the cause; unique for the job
+ * @param input.refundId names the cause; it may give back several pictures, at once or one after the other
  * @returns what was given back now, in micro-USD; null when the org has no such finished job
  */
 export async function refundImages(

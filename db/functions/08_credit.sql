@@ -82,6 +82,7 @@ DECLARE
   v_paid bigint;
   v_teams text[];
   v_parts bigint[];
+  v_idxs int[];
   r reservation;
 BEGIN
   PERFORM 1 FROM job WHERE id = p_job AND org_id = p_org AND finished_at IS NOT NULL FOR UPDATE;
@@ -95,9 +96,10 @@ BEGIN
     SELECT new_id('cor'), u.id, 'refund', p_refund, u.org_id, usage_team(u), u.key_id, -1, -u.list_micros,
            -u.discount_micros, -u.net_micros, -u.credit_micros
       FROM usage_event u WHERE u.job_id = p_job AND u.idx = ANY (p_idxs)
-    ON CONFLICT DO NOTHING RETURNING net_micros, credit_micros, team_id
-  ) SELECT coalesce(-sum(net_micros), 0), coalesce(-sum(credit_micros), 0), array_agg(team_id), array_agg(net_micros)
-      INTO v_net, v_promo, v_teams, v_parts FROM made;
+    ON CONFLICT DO NOTHING RETURNING usage_event_id, net_micros, credit_micros, team_id
+  ) SELECT coalesce(-sum(m.net_micros), 0), coalesce(-sum(m.credit_micros), 0), array_agg(m.team_id),
+           array_agg(m.net_micros), array_agg(u.idx ORDER BY u.idx)
+      INTO v_net, v_promo, v_teams, v_parts, v_idxs FROM made m JOIN usage_event u ON u.id = m.usage_event_id;
   IF v_net = 0 THEN RETURN 0; END IF;
   UPDATE budget SET spent_micros = spent_micros - v_net,
                     limit_micros = CASE WHEN limit_next_micros IS NULL THEN limit_micros
@@ -107,7 +109,8 @@ BEGIN
   v_paid := CASE v_mode WHEN 'prepaid' THEN v_net - v_promo ELSE 0 END;
   PERFORM return_credit(p_job, 'promo', v_promo);
   PERFORM return_credit(p_job, 'paid', v_paid);
-  PERFORM post_entries('refund', p_refund || ':' || p_job, 'posted',
+  -- One cause may give back one picture today and another tomorrow; each picture is in one of these only.
+  PERFORM post_entries('refund', concat_ws(':', p_refund, p_job, array_to_string(v_idxs, '-')), 'posted',
     CASE v_mode WHEN 'internal' THEN ARRAY['refunds'] || ARRAY(SELECT 'team_cost:' || unnest(v_teams))
                 ELSE ARRAY['refunds', 'promo:' || p_org, funding_account(p_org, NULL, v_mode)] END,
     CASE v_mode WHEN 'internal' THEN ARRAY[v_net] || v_parts ELSE ARRAY[v_net, -v_promo, v_promo - v_net] END);

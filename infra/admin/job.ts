@@ -41,9 +41,12 @@ refunded once, whatever the source, so that a repeat changes nothing.`,
     if (unknown.length > 0) {
       throw new Refusal(`--images: ${unknown.join(',')} not charged; charged: ${charged.join(',')}`)
     }
-    // One source may name several refunds of a job; each has to be a transaction of its own in the ledger.
-    const refundId = `${values.source}:${wanted.join(',')}`
-    const given = await refundImages(db, { orgId, jobId, indexes: wanted, refundId })
+    const given = await refundImages(db, {
+      orgId,
+      jobId,
+      indexes: wanted,
+      refundId: values.source,
+    })
     if (given === 0n) note('They were refunded before, or cost nothing: nothing was changed.')
     return { refunded: given ?? 0n, ...(await describe(db, found)) }
   },

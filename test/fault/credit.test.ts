@@ -181,6 +181,17 @@ describe('refunds', () => {
     expect(await posted(`receivable:${tenant.orgId}`)).toBe(IMAGE_MICROS)
   })
 
+  test('of one cause may come one after the other, and each is posted', async () => {
+    const { db } = database
+    const tenant = await createBareTenant(db)
+    const jobId = await buy(tenant, 3)
+    const refund = { orgId: tenant.orgId, jobId, refundId: 'ticket-7' }
+    expect(await refundImages(db, { ...refund, indexes: [2] })).toBe(IMAGE_MICROS)
+    expect(await refundImages(db, { ...refund, indexes: [0, 2] })).toBe(IMAGE_MICROS)
+    expect(await refundImages(db, { ...refund, indexes: [0, 2] })).toBe(0n)
+    expect(await posted(`receivable:${tenant.orgId}`)).toBe(IMAGE_MICROS)
+  })
+
   test("of another org's job, of an unfinished one and of pictures that are not there give nothing", async () => {
     const { db } = database
     const [tenant, other] = [await createBareTenant(db), await createBareTenant(db)]

@@ -74,7 +74,7 @@ export async function refundAt(
     await sql`update usage_correction set id = ${id}, occurred_at = ${line.at}
                where usage_event_id = ${line.usageId} and reason = 'refund'`
     await sql`update ledger_txn set occurred_at = ${line.at}
-               where kind = 'refund' and source_id = ${`${id}:${jobId}`}`
+               where kind = 'refund' and source_id = ${`${id}:${jobId}:${idx}`}`
   })
 }
 
