@@ -6,6 +6,8 @@ export type EngineErrorCode =
   | 'provider_unavailable'
   | 'engine_closed'
   | 'engine_busy'
+  /** An engine on another machine cannot be had; the request has nothing to do with it. */
+  | 'engine_unreachable'
   | 'engine_start_failed'
   | 'engine_crashed'
   | 'engine_timeout'

@@ -22,7 +22,12 @@ const schema = z
     OBJECT_DIR: optional,
     S3_BUCKET: optional,
     S3_ENDPOINT: z.url().optional(),
-    MODEL_DIR: z.string().min(1),
+    MODEL_DIR: z.string().min(1).optional(),
+    /** A server of OpenAI's images protocol that draws in place of the engine of this process. */
+    ENGINE_URL: z.url({ protocol: /^https?$/ }).optional(),
+    ENGINE_API_KEY: optional,
+    /** Which of its models; absent: the first that it lists. */
+    ENGINE_MODEL: optional,
     /** Absent: what the engine finds best. */
     THREADS: z.coerce.number().int().min(1).max(256).optional(),
     PROVIDER: z.enum(['cpu', 'cuda']).default('cpu'),
@@ -39,6 +44,11 @@ const schema = z
     path: ['OBJECT_DIR or S3_BUCKET'],
     error: 'one of them is needed',
     // The other variables' problems must not hide this one.
+    when: () => true,
+  })
+  .refine((env) => (env.MODEL_DIR === undefined) !== (env.ENGINE_URL === undefined), {
+    path: ['MODEL_DIR or ENGINE_URL'],
+    error: 'one of them is needed, and not both',
     when: () => true,
   })
 

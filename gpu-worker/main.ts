@@ -1,5 +1,8 @@
 import { startEngine } from './engine.ts'
+import type { Engine } from './engine.ts'
 import { readWorkerEnv } from './env.ts'
+import type { WorkerEnv } from './env.ts'
+import { openRemoteEngine } from './remote-engine.ts'
 import { DRAIN_MS } from './settings.ts'
 import { startWorker } from './worker.ts'
 
@@ -8,13 +11,25 @@ function log(entry: Record<string, unknown>): void {
   console.log(JSON.stringify({ time: new Date().toISOString(), ...entry }))
 }
 
-try {
-  const env = readWorkerEnv()
-  const engine = await startEngine({
-    modelDir: env.MODEL_DIR,
+function openEngine(env: WorkerEnv): Promise<Engine> {
+  const { ENGINE_URL: url, ENGINE_API_KEY: apiKey, ENGINE_MODEL: model } = env
+  if (url !== undefined) {
+    return openRemoteEngine({
+      url,
+      ...(apiKey === undefined ? {} : { apiKey }),
+      ...(model === undefined ? {} : { model }),
+    })
+  }
+  return startEngine({
+    modelDir: env.MODEL_DIR ?? '',
     provider: env.PROVIDER,
     ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
   })
+}
+
+try {
+  const env = readWorkerEnv()
+  const engine = await openEngine(env)
   const worker = await startWorker({ env, engine, log })
   const leave = (code: number) => {
     // The lease brings the job back should giving it back hang.

@@ -51,6 +51,7 @@ export function causeOf(error: unknown): {
     case 'provider_unavailable':
     case 'engine_start_failed':
     case 'engine_busy':
+    case 'engine_unreachable':
       return { cause: 'worker', code }
     case 'canceled':
     case 'engine_crashed':

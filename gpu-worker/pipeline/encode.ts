@@ -29,6 +29,28 @@ export async function encodeImage(
 }
 
 /**
+ * A picture file in another form: its pixels are taken as they are and encoded as ours would be.
+ *
+ * @throws an Error when the file is no picture, or not of this size
+ */
+export async function encodeFile(
+  file: Uint8Array,
+  size: { width: number; height: number },
+  format: ImageFormat,
+): Promise<{ bytes: Uint8Array; contentType: string; sha256: string }> {
+  const { data, info } = await sharp(file, { limitInputPixels: size.width * size.height })
+    .flatten({ background: '#ffffff' })
+    .toColourspace('srgb')
+    .raw()
+    .toBuffer({ resolveWithObject: true })
+  if (info.width !== size.width || info.height !== size.height) {
+    throw new Error(`it is ${info.width}x${info.height}, not ${size.width}x${size.height}`)
+  }
+  if (info.channels !== 3) throw new Error(`it has ${info.channels} channels, not 3`)
+  return encodeImage(data, size, format)
+}
+
+/**
  * Values in 0..1 to bytes, rounded half to even as the reference does.
  *
  * @param planes float32 [3, height, width]

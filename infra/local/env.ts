@@ -4,6 +4,7 @@ export interface LocalEnv {
   SQS_QUEUE_URL: string | undefined
   S3_BUCKET: string | undefined
   MODEL_DIR: string | undefined
+  ENGINE_URL: string | undefined
   KEY_PEPPER: string | undefined
 }
 
@@ -21,6 +22,7 @@ export function readLocalEnv(): LocalEnv {
     SQS_QUEUE_URL: env.SQS_QUEUE_URL || undefined,
     S3_BUCKET: env.S3_BUCKET || undefined,
     MODEL_DIR: env.MODEL_DIR || undefined,
+    ENGINE_URL: env.ENGINE_URL || undefined,
     KEY_PEPPER: env.KEY_PEPPER || undefined,
   }
 }

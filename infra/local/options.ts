@@ -3,7 +3,8 @@ import { parseArgs } from 'node:util'
 export interface StartOptions {
   port: number
   stateDir: string
-  modelDir: string
+  /** Null: a server elsewhere draws. */
+  modelDir: string | null
   /** What named the checkpoint, for complaints about it. */
   modelName: string
   /** Threads of the model; null leaves it to the runtime. */
@@ -23,8 +24,8 @@ Starts Glyphpress on this machine: database, queue, object store, gateway and on
   --new-key        make and show another API key, for when the first one is lost
   --help           this text
 
-A part is replaced by a real one by naming it: DATABASE_URL, SQS_QUEUE_URL, S3_BUCKET, MODEL_DIR ("Real parts" in
-README.md).`
+A part is replaced by a real one by naming it: DATABASE_URL, SQS_QUEUE_URL, S3_BUCKET, MODEL_DIR, ENGINE_URL ("Real
+parts" in README.md).`
 
 /**
  * Reads the command line.
@@ -34,7 +35,7 @@ README.md).`
  */
 export function readOptions(
   args: string[],
-  env: { MODEL_DIR?: string | undefined },
+  env: { MODEL_DIR?: string | undefined; ENGINE_URL?: string | undefined },
 ): StartOptions | null {
   const values = parse(args)
   if (values.help) return null
@@ -44,10 +45,14 @@ export function readOptions(
       : env.MODEL_DIR !== undefined
         ? 'MODEL_DIR'
         : 'The bundled checkpoint'
+  const named = values.model ?? env.MODEL_DIR
+  if (env.ENGINE_URL !== undefined && named !== undefined) {
+    throw new Error(`${modelName} and ENGINE_URL: only one of them can draw`)
+  }
   return {
     port: toInteger('--port', values.port, 1, 65_535),
     stateDir: values['state-dir'],
-    modelDir: values.model ?? env.MODEL_DIR ?? 'gpu-worker/checkpoint',
+    modelDir: env.ENGINE_URL === undefined ? (named ?? 'gpu-worker/checkpoint') : null,
     modelName,
     threads: values.threads === undefined ? null : toInteger('--threads', values.threads, 1, 256),
     isKeyWanted: values['new-key'],

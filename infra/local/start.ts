@@ -55,7 +55,7 @@ async function main(): Promise<void> {
     leave(1)
   }
   try {
-    await assertCheckpoint(options.modelDir, options.modelName)
+    if (options.modelDir !== null) await assertCheckpoint(options.modelDir, options.modelName)
     await assertPortFree(options.port)
     shutdown.leaving.throwIfAborted()
     const state = await openState(options.stateDir)
@@ -179,7 +179,7 @@ function startParts(input: PartsInput): { gateway: Part; worker: Part } {
     readyEvent: 'ready',
     env: childEnv({
       ...shared,
-      MODEL_DIR: options.modelDir,
+      ...(options.modelDir === null ? {} : { MODEL_DIR: options.modelDir }),
       GATEWAY_URL: address,
       POKE_SECRET: input.pokeSecret,
       ...(options.threads === null ? {} : { THREADS: String(options.threads) }),

@@ -19,7 +19,7 @@ test('an environment that lacks several variables is refused with all their name
   for (const name of [
     'DATABASE_URL',
     'SQS_QUEUE_URL',
-    'MODEL_DIR',
+    'MODEL_DIR or ENGINE_URL',
     'THREADS',
     'OBJECT_DIR or S3_BUCKET',
   ])
