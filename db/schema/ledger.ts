@@ -73,7 +73,10 @@ export const ledgerEntry = pgTable(
   ],
 )
 
-/** The sums of an account's entries up to one of them: a projection that can be thrown away and rebuilt. */
+/**
+ * The sums of an account's entries up to the watermark `balances`: a projection that can be thrown away and rebuilt.
+ * No row: none of its entries is that old.
+ */
 export const ledgerBalance = pgTable('ledger_balance', {
   accountId: text('account_id')
     .primaryKey()
@@ -103,8 +106,14 @@ export const ledgerLine = pgTable(
   (t) => [primaryKey({ columns: [t.orgId, t.seq] })],
 )
 
-/** Up to which entry a projection has read, in commit order. */
+/**
+ * Up to where a projection has read. A chain goes by the order of commits, so it notes the last transaction. Balances
+ * go by entry ids: all up to `folded_to` are in them and no other; once every transaction up to `xid` has ended, all
+ * up to `complete_to` that will ever be there are there.
+ */
 export const ledgerWatermark = pgTable('ledger_watermark', {
   projection: text().primaryKey(),
   xid: xid8().notNull(),
+  foldedTo: bigint('folded_to', { mode: 'bigint' }),
+  completeTo: bigint('complete_to', { mode: 'bigint' }),
 })
