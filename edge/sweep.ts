@@ -1,5 +1,6 @@
 import type { StripeDeps } from '../billing/stripe/client.ts'
 import { runStripe } from '../billing/stripe/run.ts'
+import { foldBalances } from '../billing/balances.ts'
 import { expireOverdue } from '../billing/expire.ts'
 import { restageDispatch, takeDueDispatches } from '../db/outbox.ts'
 import { pruneDispatches, pruneWebhookLog } from '../db/retention.ts'
@@ -41,6 +42,8 @@ const REDISPATCH_LIMIT = 200
 const KEEP_DISPATCHES_SECONDS = 7 * 86_400
 /** Events, deliveries and attempts: a month to find out what a receiver got, and to send it once more. */
 const KEEP_WEBHOOK_LOG_SECONDS = 30 * 86_400
+/** Ledger entries in one statement (about 30 ms); a beat has a few of those. */
+const FOLD_LIMIT = 10_000
 /** Of each kind at a call, so that no statement holds its locks for long; every beat removes more. */
 const PRUNE_LIMIT = 500
 
@@ -63,29 +66,31 @@ export function createDeliverySlots(places = DELIVERY_SLOTS): DeliverySlots {
   return { free: places, byOrg: new Map() }
 }
 
-export type SweepPart = 'dispatch' | 'deliver' | 'expire' | 'redispatch' | 'prune' | 'stripe'
+export type SweepPart =
+  'dispatch' | 'deliver' | 'expire' | 'redispatch' | 'prune' | 'stripe' | 'fold'
 
 /** What one call of each part did; a failed part has the error in place of the count. */
 export type SweepReport = Record<SweepPart, number | Error>
 
 /**
  * Does once all work that is due: messages nobody sent, webhook deliveries, overdue jobs, jobs whose message
- * the queue lost, rows that were kept long enough. Bounded; a part that fails stops no other. Any number may
+ * the queue lost, rows that were kept long enough, ledger balances. Bounded; a part that fails stops no other. Any number may
  * run at once in any number of processes: rows are taken with locks that others skip.
  */
 export async function sweepOnce(
   deps: SweepDeps,
   slots: DeliverySlots = createDeliverySlots(),
 ): Promise<SweepReport> {
-  const [dispatch, delivered, expire, redispatch, prune, stripe] = await Promise.all([
+  const [dispatch, delivered, expire, redispatch, prune, stripe, fold] = await Promise.all([
     guard(sendDueDispatches(deps)),
     guard(deliverDue(deps, slots)),
     guard(expireDue(deps)),
     guard(redispatchLost(deps)),
     guard(pruneOld(deps)),
     guard(stripeDue(deps)),
+    guard(foldDue(deps)),
   ])
-  return { dispatch, deliver: delivered, expire, redispatch, prune, stripe }
+  return { dispatch, deliver: delivered, expire, redispatch, prune, stripe, fold }
 }
 
 /**
@@ -172,6 +177,11 @@ export function redispatchLost(deps: SweepDeps): Promise<number> {
 /** What is due with Stripe: its news, payments, usage to be told, comparisons. Nothing where it is not set up. */
 export async function stripeDue(deps: SweepDeps): Promise<number> {
   return deps.stripe === undefined ? 0 : runStripe(deps.stripe)
+}
+
+/** @returns how many ledger entries went into the balances */
+export function foldDue(deps: SweepDeps): Promise<number> {
+  return foldBalances(deps.db, { limit: FOLD_LIMIT })
 }
 
 /** @returns how many messages and events were removed */

@@ -2,6 +2,7 @@ import {
   createDeliverySlots,
   deliverDue,
   expireDue,
+  foldDue,
   pruneOld,
   redispatchLost,
   sendDueDispatches,
@@ -17,6 +18,7 @@ const EVERY_MS: Readonly<Record<SweepPart, number>> = {
   redispatch: 60_000,
   stripe: 15_000,
   prune: 10_000,
+  fold: 10_000,
 }
 
 export interface SweepLoop {
@@ -53,6 +55,7 @@ export function startSweepLoop(
     redispatch: () => redispatchLost(deps),
     stripe: () => stripeDue(deps),
     prune: () => pruneOld(deps),
+    fold: () => foldDue(deps),
   }
   const running = new Set<Promise<void>>()
   const busy = new Set<SweepPart>()
@@ -74,7 +77,15 @@ export function startSweepLoop(
       })
     running.add(ended)
   }
-  const parts: SweepPart[] = ['dispatch', 'deliver', 'expire', 'redispatch', 'prune', 'stripe']
+  const parts: SweepPart[] = [
+    'dispatch',
+    'deliver',
+    'expire',
+    'redispatch',
+    'prune',
+    'stripe',
+    'fold',
+  ]
   const timers = parts.map((part) => setInterval(() => run(part), EVERY_MS[part]))
   return {
     poke() {
