@@ -21,6 +21,16 @@ const EVERY_MS: Readonly<Record<SweepPart, number>> = {
   fold: 10_000,
 }
 
+const PARTS: readonly SweepPart[] = [
+  'dispatch',
+  'deliver',
+  'expire',
+  'redispatch',
+  'prune',
+  'stripe',
+  'fold',
+]
+
 export interface SweepLoop {
   /** Sends messages and webhooks now and not at the next beat. Costs nothing when called in bursts. */
   poke(): void
@@ -77,16 +87,7 @@ export function startSweepLoop(
       })
     running.add(ended)
   }
-  const parts: SweepPart[] = [
-    'dispatch',
-    'deliver',
-    'expire',
-    'redispatch',
-    'prune',
-    'stripe',
-    'fold',
-  ]
-  const timers = parts.map((part) => setInterval(() => run(part), EVERY_MS[part]))
+  const timers = PARTS.map((part) => setInterval(() => run(part), EVERY_MS[part]))
   return {
     poke() {
       if (isPoked) return

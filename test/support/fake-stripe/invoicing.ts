@@ -141,6 +141,7 @@ function draftInvoice(
     status: 'draft',
     createdMs: state.nowMs,
     finalizesAtMs: state.nowMs + GRACE_MS,
+    changedAtMs: {},
     attempted: false,
     frozenQuantity: null,
   }
@@ -161,10 +162,12 @@ export function finalizeDue(state: FakeState, collect: 'pays' | 'fails' = 'pays'
     invoice.frozenQuantity = quantityOf(state, invoice)
     invoice.status = 'open'
     invoice.finalizesAtMs = null
+    invoice.changedAtMs.finalized = state.nowMs
     emit(state, 'invoice.finalized', invoiceOf(state, invoice.id))
     invoice.attempted = true
     if (collect === 'pays') {
       invoice.status = 'paid'
+      invoice.changedAtMs.paid = state.nowMs
       emit(state, 'invoice.paid', invoiceOf(state, invoice.id))
     } else emit(state, 'invoice.payment_failed', invoiceOf(state, invoice.id))
   }
@@ -176,8 +179,10 @@ export function setInvoice(
   id: string,
   status: 'paid' | 'void' | 'uncollectible',
 ): void {
-  find(state.invoices, id).status = status
   const names = { paid: 'paid', void: 'voided', uncollectible: 'marked_uncollectible' } as const
+  const invoice = find(state.invoices, id)
+  invoice.status = status
+  invoice.changedAtMs[names[status]] = state.nowMs
   emit(state, `invoice.${names[status]}`, invoiceOf(state, id))
 }
 
@@ -237,12 +242,23 @@ function invoiceOf(state: FakeState, id: string): Wire {
     automatically_finalizes_at:
       invoice.finalizesAtMs === null ? null : seconds(invoice.finalizesAtMs),
     due_date: null,
+    status_transitions: transitionsOf(invoice),
     attempted: invoice.attempted,
     next_payment_attempt: null,
     billing_reason: invoice.subscription === null ? 'manual' : 'subscription_cycle',
     total,
     total_taxes: [],
   }
+}
+
+function transitionsOf({ changedAtMs }: Invoice): Wire {
+  const names = ['finalized', 'paid', 'voided', 'marked_uncollectible'] as const
+  return Object.fromEntries(
+    names.map((name) => {
+      const ms = changedAtMs[name]
+      return [`${name}_at`, ms === undefined ? null : seconds(ms)]
+    }),
+  )
 }
 
 function subscriptionOf(state: FakeState, id: string): Wire {

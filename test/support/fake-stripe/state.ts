@@ -38,6 +38,8 @@ export interface Invoice {
   periodEndMs: number
   createdMs: number
   finalizesAtMs: number | null
+  /** When it was finalised, paid, voided or given up. */
+  changedAtMs: Partial<Record<'finalized' | 'paid' | 'voided' | 'marked_uncollectible', number>>
   metadata: Record<string, string>
   attempted: boolean
   /** Quantity and amount as finalised; drafts are counted anew at each look. */
