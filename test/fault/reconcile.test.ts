@@ -21,6 +21,7 @@ import type { TestDatabase } from '../support/database.ts'
 import { IMAGE_MICROS, createBareTenant, deliver, reserve } from '../support/jobs.ts'
 import type { BareTenant } from '../support/jobs.ts'
 import { buyAt, refundAt, rewrite } from '../support/statement-world.ts'
+import { until } from '../support/worker.ts'
 import { onCopy } from '../support/world-copy.ts'
 
 const GRACE = { graceSeconds: 900 }
@@ -83,8 +84,16 @@ beforeAll(async () => {
   await refundImages(db, { orgId: postpaid.orgId, jobId, indexes: [0], refundId: 'late' })
   const held = await reserve(db, postpaid, { n: 3 })
   if (!held.ok) throw new Error(held.reason)
-  await readLedger(db, postpaid.orgId, { after: 0n, limit: 1 })
-  for (let call = 0; call < 3; call++) await foldBalances(db, { limit: 1_000 })
+  // Transactions of other databases of the server hold both up.
+  const isComplete = async () => {
+    await readLedger(db, postpaid.orgId, { after: 0n, limit: 1 })
+    await foldBalances(db, { limit: 1_000 })
+    const [row] = await db.sql<{ lines: bigint; left: bigint }[]>`
+      select (select count(*) from ledger_line) as lines, (select count(*) from ledger_entry
+               where id > (select folded_to from ledger_watermark where projection = 'balances')) as left`
+    return row?.lines === 5n && row.left === 0n
+  }
+  await until(isComplete, () => 'chain and balances to be complete')
   const [statement] = await db.sql<{ id: string }[]>`select id from statement`
   expect(await checkBooks(db)).toEqual([])
   await closeDatabase(db)
