@@ -1,0 +1,136 @@
+import { readFile } from 'node:fs/promises'
+import { refundImages } from '../../billing/refund.ts'
+import { reserveJob } from '../../billing/reserve.ts'
+import type { StripeDeps } from '../../billing/stripe/client.ts'
+import { createId } from '../../db/ids.ts'
+import type { Db } from '../../db/client.ts'
+import { isOutage } from '../../db/client.ts'
+import { markDispatched } from '../../db/outbox.ts'
+import type { FakeStripe } from '../support/fake-stripe/server.ts'
+import type { createDispatcher } from './message-queue.ts'
+
+/** A mistake that somebody could make, put into one database or one world. */
+export interface Bug {
+  readonly name: string
+  /** Changes the database before anything happens in it. */
+  readonly seed?: (db: Db) => Promise<void>
+  /** Changes the text of the product's statements. */
+  readonly rewrite?: (sql: string) => string
+  readonly wrapStripe?: (deps: StripeDeps, fake: FakeStripe) => StripeDeps
+  readonly wrapDispatcher?: typeof createDispatcher
+  readonly reserve?: typeof reserveJob
+  readonly refund?: typeof refundImages
+}
+
+/** Another text in a database function. @throws when the text is no longer in it */
+function inFunction(fn: string, from: string, to: string): NonNullable<Bug['seed']> {
+  return async (db) => {
+    const [row] = await db.sql<{ text: string }[]>`
+      select pg_get_functiondef(oid) as text from pg_proc where proname = ${fn}`
+    if (!row?.text.includes(from)) throw new Error(`${fn} has no text "${from}"`)
+    await db.sql.unsafe(row.text.replace(from, to))
+  }
+}
+
+/** Another text in a statement of the product. */
+function inStatement(of: string, from: string, to: string): NonNullable<Bug['rewrite']> {
+  return (sql) => (sql.includes(of) ? sql.replace(from, to) : sql)
+}
+
+const CHAINED = new URL('../fault/chained-reserve.sql', import.meta.url)
+
+export const BUGS: readonly Bug[] = [
+  {
+    name: 'reserve by three chained UPDATEs',
+    seed: async (db) => void (await db.sql.unsafe(await readFile(CHAINED, 'utf8'))),
+  },
+  {
+    name: 'no unique key of an order',
+    seed: async (db) => {
+      await db.sql.unsafe('drop index job_idempotency_unique')
+    },
+  },
+  {
+    name: 'a lost reservation is repeated under a new id',
+    reserve: async (db, input) => {
+      try {
+        return await reserveJob(db, input)
+      } catch (error) {
+        if (!isOutage(error)) throw error
+        return await reserveJob(db, { ...input, job: { ...input.job, id: createId('job') } })
+      }
+    },
+  },
+  {
+    name: 'settling does not lock the job',
+    seed: inFunction('settle_job', "input->>'job_id' FOR UPDATE", "input->>'job_id'"),
+  },
+  {
+    name: 'any attempt may capture (zombie)',
+    seed: inFunction('settle_job', 'j.attempt <> v_attempt', 'false'),
+  },
+  {
+    name: 'any attempt may store an image (zombie)',
+    rewrite: inStatement(
+      'insert into job_output',
+      'and attempt = $2 and state',
+      'and $2::int > 0 and state',
+    ),
+  },
+  {
+    name: 'a live worker is settled over',
+    seed: inFunction('settle_job', 'j.lease_until > now()', 'false'),
+  },
+  {
+    name: 'cancel forgets to release',
+    seed: inFunction(
+      'settle_job',
+      'PERFORM settle_legs(r.id, r.amount_micros, v_captured)',
+      "IF v_outcome <> 'canceled' THEN PERFORM settle_legs(r.id, r.amount_micros, v_captured); END IF",
+    ),
+  },
+  {
+    name: 'the whole hold is charged',
+    seed: inFunction(
+      'settle_job',
+      'PERFORM settle_legs(r.id, r.amount_micros, v_captured)',
+      'PERFORM settle_legs(r.id, r.amount_micros, r.amount_micros)',
+    ),
+  },
+  {
+    name: 'money as a float',
+    seed: inFunction(
+      'settle_legs',
+      'spent_micros = spent_micros + p_captured',
+      'spent_micros = (spent_micros::real + p_captured::real)::bigint',
+    ),
+  },
+  {
+    name: 'limits are looked at and not held to',
+    seed: inFunction(
+      'hold_on_budget',
+      'held_micros + spent_micros + p_amount <= limit_micros',
+      'true',
+    ),
+  },
+  {
+    name: 'the message is marked as sent before it is',
+    wrapDispatcher: (db, queue) => ({
+      async send({ outboxId, jobId }) {
+        await markDispatched(db, outboxId === null ? [] : [outboxId])
+        if (queue.strikes('refused')) throw new Error('the queue refused it')
+        queue.put(jobId)
+      },
+    }),
+  },
+  {
+    name: 'a payment is granted again by every webhook',
+    seed: async (db) => {
+      await db.sql.unsafe('drop index credit_grant_source_unique')
+    },
+  },
+  {
+    name: 'a refund is given again by every call',
+    refund: (db, input) => refundImages(db, { ...input, refundId: createId('job') }),
+  },
+]

@@ -1,0 +1,27 @@
+import type { World } from './world.ts'
+
+/** What is still on its way, in words; empty at rest. */
+export async function whatIsOpen(world: World): Promise<string[]> {
+  const [row] = await world.direct.sql<Record<string, bigint>[]>`
+    select (select count(*) from job where state in ('accepted', 'queued', 'running')) as "unfinished jobs",
+           (select count(*) from reservation where state = 'held') as "open holds",
+           (select count(*) from outbox where done_at is null and exists (
+              select 1 from job j where j.id = payload->>'job_id' and j.state in ('accepted', 'queued', 'running')))
+             as "unsent messages",
+           (select count(*) from stripe_event where applied_at is null) as "unapplied webhooks",
+           (select count(*) from topup where kind = 'auto' and state = 'pending') as "automatic top-ups",
+           (select count(*) from meter_report where state in ('sealed', 'sending', 'unknown', 'accepted'))
+             as "reports to Stripe",
+           (select count(*) from webhook_delivery where state = 'pending') as "webhook deliveries"`
+  const open = Object.entries(row ?? {}).flatMap(([what, count]) =>
+    count > 0n ? [`${count} ${what}`] : [],
+  )
+  const unpaid = [...world.fake.state.invoices.values()].filter(({ status }) => status !== 'paid')
+  if (unpaid.length > 0) open.push(`${unpaid.length} invoices`)
+  const { events } = world.fake.state
+  const [stored] = await world.direct.sql<{ count: bigint }[]>`
+    select count(*) from stripe_event`
+  const missing = BigInt(events.length) - (stored?.count ?? 0n)
+  if (missing > 0n) open.push(`${missing} webhooks with Stripe`)
+  return open
+}

@@ -1,0 +1,73 @@
+/**
+ * Lets faults fire at everything that moves money, and says how many did and what came of it.
+ *
+ *   npm run faults -- [--runs 20] [--seed 1] [--faults N] [--minutes M] [--parallel 6] [--bugs] [--out FILE]
+ *
+ * Ends with 1 when a charge was lost or doubled or any other rule was broken.
+ */
+import { writeFile } from 'node:fs/promises'
+import { parseArgs } from 'node:util'
+import { BUGS } from './bugs.ts'
+import { huntBugs } from './bug-hunt.ts'
+import { isExpected, textOf } from './expected-errors.ts'
+import { createReport, toText } from './fault-report.ts'
+import { openWorldServer, runWorlds } from './run-worlds.ts'
+
+const { values } = parseArgs({
+  options: {
+    runs: { type: 'string' },
+    seed: { type: 'string', default: '1' },
+    faults: { type: 'string' },
+    minutes: { type: 'string' },
+    parallel: { type: 'string', default: '6' },
+    bugs: { type: 'boolean', default: false },
+    out: { type: 'string' },
+  },
+})
+const seed = Number(values.seed)
+const parallel = Number(values.parallel)
+const isBounded = values.faults !== undefined || values.minutes !== undefined
+const maxRuns = Number(values.runs ?? (isBounded ? Infinity : 20))
+const command = `npm run faults -- ${process.argv.slice(2).join(' ')}`
+
+// As the gateway does: the driver has promises of its own that nobody awaits. What is no fault's work is a finding.
+const strays: string[] = []
+process.on('unhandledRejection', (reason) => {
+  if (!isExpected(reason)) strays.push(textOf(reason))
+})
+
+const server = await openWorldServer()
+const startMs = performance.now()
+const durationSeconds = () => (performance.now() - startMs) / 1000
+try {
+  let report: object
+  if (values.bugs) {
+    const hunt = await huntBugs(server, { bugs: BUGS, seed, parallel })
+    console.log(hunt.text)
+    report = hunt.report
+    if (hunt.isMissing) process.exitCode = 1
+  } else {
+    const result = await runWorlds(server, {
+      firstSeed: seed,
+      maxRuns,
+      maxFaults: Number(values.faults ?? Infinity),
+      maxMinutes: Number(values.minutes ?? Infinity),
+      parallel,
+      onRun: ({ seed: of, broken }, { total }) => {
+        if (broken.length > 0) console.error(`seed ${of}: ${broken.slice(0, 8).join('\n  ')}`)
+        else if (process.stderr.isTTY) console.error(`seed ${of}: ${total} faults so far`)
+      },
+    })
+    const made = createReport(result, { seed, command, durationSeconds: durationSeconds() })
+    console.log(toText(made))
+    report = made
+    if (result.failures.length > 0) process.exitCode = 1
+  }
+  if (strays.length > 0) {
+    console.error(`rejections that nobody awaited: ${strays.slice(0, 5).join('; ')}`)
+    process.exitCode = 1
+  }
+  if (values.out !== undefined) await writeFile(values.out, `${JSON.stringify(report, null, 2)}\n`)
+} finally {
+  await server.close()
+}

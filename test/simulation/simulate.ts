@@ -1,0 +1,104 @@
+import { setTimeout as wait } from 'node:timers/promises'
+import { grant, runOperator, runSweeper } from './back-office.ts'
+import { runClients } from './clients.ts'
+import { whatIsOpen } from './drain.ts'
+import { endMonth } from './month-end.ts'
+import { checkAll } from './oracle.ts'
+import { passTime } from './passing-time.ts'
+import { runBuyer, runPostman } from './payments.ts'
+import { startSampling } from './sampling.ts'
+import { runWorkers } from './workers.ts'
+import type { World } from './world.ts'
+
+const WORKERS = 6
+const SWEEPERS = 2
+/** The last jobs of a storm may wait for a minute of bad luck; the quiet time brings them to an end too. */
+const STORM_MS = 12_000
+/** Without faults everything is done in a second or two. */
+const DRAIN_MS = 90_000
+/** Of the two sweepers together, so that each has made one whole sweep after the last change. */
+const IDLE_SWEEPS = 4
+
+export interface SimulationResult {
+  readonly seed: number
+  readonly orders: number
+  readonly images: number
+  /** Sentences; empty = nothing was lost and nothing doubled. */
+  readonly broken: readonly string[]
+}
+
+/** One run: a storm of orders and faults, a quiet time in which all must come to an end, a month's end, the oracle. */
+export async function simulate(
+  world: World,
+  options: { ordersPerTenant: number },
+): Promise<SimulationResult> {
+  const { journal } = world
+  let isOver = false
+  let isStormOver = false
+  const dead = new Set<string>()
+  const background = [
+    ...Array.from({ length: WORKERS }, (_, slot) =>
+      runWorkers(world, { slot, dead, isOver: () => isOver }),
+    ),
+    ...Array.from({ length: SWEEPERS }, (_, slot) =>
+      runSweeper(world, { slot, isOver: () => isOver }),
+    ),
+    passTime(world, { dead, isOver: () => isOver }),
+    runPostman(world, () => isOver),
+  ]
+  const sampling = startSampling(world)
+  const [prepaid] = world.tenants
+  if (prepaid) {
+    const images = 60n
+    const sourceId = `${prepaid.orgId}:opening`
+    await grant(world, prepaid, { sourceId, images, isPromo: false, expiresAt: null })
+  }
+  world.setQuiet(false)
+  const busy = [
+    runOperator(world, () => isStormOver),
+    ...(prepaid ? [runBuyer(world, prepaid, () => isStormOver)] : []),
+  ]
+  await Promise.all(
+    world.tenants.map((tenant) => runClients(world, tenant, options.ordersPerTenant)),
+  )
+  await untilJobsEnded(world)
+  isStormOver = true
+  await Promise.all(busy)
+  world.setQuiet(true)
+  await untilDrained(world)
+  await endMonth(world)
+  world.setQuiet(true)
+  await untilDrained(world)
+  isOver = true
+  await Promise.all([...background, sampling.stop()])
+  const open = await whatIsOpen(world)
+  const found = open.length > 0 ? open.map((one) => `never came to an end: ${one}`) : []
+  const images = [...world.pictures.keys()].length
+  const broken = [...journal.broken, ...found, ...(await checkAll(world))]
+  return { seed: world.seed, orders: journal.orders.length, images, broken }
+}
+
+/** Until no job is under way, whatever else is. */
+async function untilJobsEnded(world: World): Promise<void> {
+  const endMs = performance.now() + STORM_MS
+  while (performance.now() < endMs) {
+    const open = await whatIsOpen(world)
+    if (!open.some((one) => one.includes('jobs'))) return
+    await wait(150)
+  }
+}
+
+/** Until nothing is open any more and some whole sweeps have found nothing to do. */
+async function untilDrained(world: World): Promise<void> {
+  const endMs = performance.now() + DRAIN_MS
+  let idleSince = Infinity
+  while (performance.now() < endMs) {
+    const open = await whatIsOpen(world)
+    if (open.length > 0) idleSince = Infinity
+    else if (idleSince === Infinity) idleSince = world.quietSweeps
+    else if (world.quietSweeps >= idleSince + IDLE_SWEEPS) return
+    // Stripe's own hours have to pass before it is told and asked.
+    world.fake.advance(10 * 60_000)
+    await wait(60)
+  }
+}

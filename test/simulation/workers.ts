@@ -1,0 +1,120 @@
+import { createHash } from 'node:crypto'
+import { setTimeout as wait } from 'node:timers/promises'
+import { handleLetter } from '../../gpu-worker/dead-letter.ts'
+import { EngineError } from '../../gpu-worker/engine.ts'
+import type { Engine } from '../../gpu-worker/engine.ts'
+import { runJob } from '../../gpu-worker/run-job.ts'
+import { isExpected, textOf } from './expected-errors.ts'
+import { createLife, withLife } from './life.ts'
+import { createPictureStore } from './picture-store.ts'
+import type { Random } from './random.ts'
+import type { World } from './world.ts'
+
+/** Beats come soon, so that they too meet faults; leases end when the world says that time has passed. */
+const TIMES = { leaseSeconds: 120, beatSeconds: 1, progressIntervalMs: 100, retrySeconds: [0] }
+const KILL_RATE = 0.01
+const ENGINE_FAILURE_RATE = 0.04
+/** Long enough for a lease to lapse under it: a worker that finishes after its time. */
+const SLOW_RATE = 0.12
+
+/** Ids of workers that were killed: their leases run out. */
+export type DeadWorkers = Set<string>
+
+/** A place for one worker process after the other, until `isOver`. */
+export async function runWorkers(
+  world: World,
+  input: { slot: number; dead: DeadWorkers; isOver: () => boolean },
+): Promise<void> {
+  const random = world.random(`worker ${input.slot}`)
+  const nobody = new AbortController()
+  for (let number = 0; !input.isOver(); number++) {
+    const workerId = `worker-${input.slot}-${number}`
+    const rate = () => (world.isQuiet() ? 0 : KILL_RATE)
+    const life = createLife({ name: 'worker', random, ledger: world.ledger, rate })
+    const db = withLife(world.db, life)
+    const { pictures, ledger, isQuiet } = world
+    const store = createPictureStore({ pictures, life, random, ledger, isQuiet })
+    const engine = createEngine(world, random)
+    const deps = { db, engine, store, workerId, times: TIMES, log: () => {} }
+    while (!life.isOver && !input.isOver()) {
+      const message = world.queue.receive(workerId)
+      if (!message) {
+        await wait(20)
+        continue
+      }
+      try {
+        const lease = { signal: nobody.signal, renew: () => {} }
+        const end = await runJob(deps, message.jobId, { lease, stop: nobody.signal })
+        life.step()
+        if (end.outcome === 'settled' || end.outcome === 'gone') world.queue.remove(message)
+        else if (end.outcome === 'given_back') world.queue.show(message)
+      } catch (error) {
+        if (!isExpected(error)) {
+          world.journal.broken.push(`a worker failed with what no fault explains: ${textOf(error)}`)
+        }
+      }
+    }
+    if (life.isOver) input.dead.add(workerId)
+  }
+}
+
+/** Reads dead letters as the product does. */
+export async function readLetters(world: World): Promise<void> {
+  const deps = {
+    db: world.db,
+    letters: {
+      receive: () => Promise.resolve(null),
+      extend: () => Promise.resolve(),
+      remove: () => Promise.resolve(),
+      close: () => {},
+    },
+    pollSeconds: 0,
+    log: () => {},
+    onSettled: () => {},
+  }
+  for (const { id, jobId } of world.queue.dead.splice(0)) {
+    try {
+      await handleLetter(deps, { id, body: JSON.stringify({ jobId }), receipt: id })
+    } catch (error) {
+      if (!isExpected(error)) world.journal.broken.push(`a dead letter failed: ${textOf(error)}`)
+      world.queue.dead.push({ id, jobId, receives: 9, isHidden: false, workerId: '' })
+      return
+    }
+  }
+}
+
+let made = 0
+
+/** Makes pictures that differ, in no time, now and then slowly or not at all. */
+function createEngine(world: World, random: Random): Engine {
+  return {
+    info: {
+      model: 'glm-image',
+      notice: null,
+      size: { min: 32, max: 2048, multiple: 32 } as unknown as Engine['info']['size'],
+      steps: 1,
+      guidanceScale: 1,
+      weightsHash: 'none',
+      provider: 'cpu',
+    },
+    pid: undefined,
+    async generate({ width, height, seed }, hooks) {
+      hooks?.onProgress?.({ stage: 'denoise', step: 1, steps: 1 } as never)
+      if (!world.isQuiet()) {
+        await wait(random.chance(SLOW_RATE) ? 400 + random.int(600) : random.int(30))
+        if (random.chance(ENGINE_FAILURE_RATE)) {
+          world.ledger.note('engine', 'crashed')
+          throw new EngineError('engine_crashed', 'the engine crashed')
+        }
+      }
+      hooks?.signal?.throwIfAborted()
+      made += 1
+      const bytes = Buffer.from(`picture ${made}`)
+      const sha256 = createHash('sha256').update(bytes).digest('hex')
+      const timingsMs = { total: 1 }
+      const rest = { steps: 1, guidanceScale: 1, tokenCount: 1, timingsMs }
+      return { bytes, contentType: 'image/png', sha256, width, height, seed, ...rest }
+    },
+    close: () => Promise.resolve(),
+  }
+}
