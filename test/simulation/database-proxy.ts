@@ -102,9 +102,9 @@ interface Backend {
   isUnsynced: boolean
   /** `I` idle, `T` in a transaction, `E` in a failed one. */
   status: string
-  /** Who gets what is said to `onFrame`, in one write for each chunk. */
-  reader: Socket | null
   onFrame: (frame: Buffer) => void
+  /** After the last whole message of what came at once: time to write, once. */
+  onChunkEnd: () => void
   onEnd: () => void
 }
 
@@ -120,14 +120,12 @@ function openBackend(target: URL, startup: Buffer, onGone: () => void): Backend 
     answered: 0,
     isUnsynced: false,
     status: 'I',
-    reader: null,
     onFrame: () => {},
+    onChunkEnd: () => {},
     onEnd: () => {},
   }
   const split = createSplitter(false)
   socket.on('data', (chunk: Buffer) => {
-    const { reader } = backend
-    reader?.cork()
     for (const frame of split(chunk)) {
       if (typeOf(frame) === 'Z') {
         backend.answered += 1
@@ -135,7 +133,7 @@ function openBackend(target: URL, startup: Buffer, onGone: () => void): Backend 
       }
       backend.onFrame(frame)
     }
-    reader?.uncork()
+    backend.onChunkEnd()
   })
   socket.on('error', () => {})
   socket.on('close', () => {
@@ -171,17 +169,28 @@ function serve(client: Socket, options: ServeOptions): void {
   let isOver = false
   /** The client hears nothing any more and its messages go nowhere; its socket stays open. */
   let isMute = false
+  let toBeRead: Buffer[] = []
+  let toBeDone: Buffer[] = []
 
+  const flushToClient = () => {
+    if (toBeRead.length > 0 && !isOver && !isMute) client.write(joined(toBeRead))
+    toBeRead = []
+  }
+  const flushToServer = () => {
+    if (toBeDone.length > 0) backend?.socket.write(joined(toBeDone))
+    toBeDone = []
+  }
   const send = (frame: Buffer) => {
     if (!backend) return
     const type = typeOf(frame)
     const ends = type === 'S' || type === 'Q'
     if (ends) backend.asked += 1
     backend.isUnsynced = !ends
-    backend.socket.write(frame)
+    toBeDone.push(frame)
   }
   /** Gives the server's end back once it has answered all that it was sent. */
   const release = () => {
+    flushToServer()
     const mine = backend
     backend = null
     if (!mine) return
@@ -189,6 +198,7 @@ function serve(client: Socket, options: ServeOptions): void {
     resetBackend(mine, () => options.park(mine))
   }
   const cut = (lastWords?: Buffer) => {
+    flushToClient()
     isOver = true
     if (lastWords) client.end(lastWords, () => client.destroy())
     else client.destroy()
@@ -225,6 +235,7 @@ function serve(client: Socket, options: ServeOptions): void {
         if (mine.status !== 'I' || typeOf(frame) === 'Q') return send(frame)
         ledger.note(point.name, kind)
         isMute = true
+        flushToServer()
         backend = null
         return arriveLate(mine, frame, silenceMs, () =>
           resetBackend(mine, () => options.park(mine)),
@@ -277,12 +288,12 @@ function serve(client: Socket, options: ServeOptions): void {
     if (!mine.isKnown) {
       if (type === 'S' || type === 'K') mine.greeting.push(Buffer.from(frame))
       if (type === 'Z') mine.isKnown = true
-      client.write(frame)
+      toBeRead.push(frame)
       return
     }
     // The answers before the one that is meant went on their way.
     const isMeant = pending !== null && mine.answered >= pending.answer - (type === 'Z' ? 0 : 1)
-    if (!pending || !isMeant) return void client.write(frame)
+    if (!pending || !isMeant) return void toBeRead.push(frame)
     held.push(frame)
     if (type !== 'Z') return
     const { point, kind } = pending
@@ -290,11 +301,12 @@ function serve(client: Socket, options: ServeOptions): void {
     pending = null
     if (hasFailed) {
       // Nothing was done, so the answer tells no lie and there is no fault.
-      client.write(Buffer.concat(held))
+      toBeRead.push(...held)
       held = []
       return
     }
     held = []
+    flushToClient()
     ledger.note(point.name, kind)
     if (kind === 'cut after') cut()
     else mute()
@@ -303,8 +315,6 @@ function serve(client: Socket, options: ServeOptions): void {
   const split = createSplitter(true)
   let isStarted = false
   client.on('data', (chunk: Buffer) => {
-    const server = backend?.socket
-    server?.cork()
     for (const frame of split(chunk)) {
       if (isStarted) {
         fromClient(frame)
@@ -312,8 +322,8 @@ function serve(client: Socket, options: ServeOptions): void {
       }
       isStarted = true
       backend = options.take(Buffer.from(frame))
-      backend.reader = client
       backend.onFrame = toClient
+      backend.onChunkEnd = flushToClient
       backend.onEnd = () => {
         if (!isMute) client.destroy()
       }
@@ -321,7 +331,7 @@ function serve(client: Socket, options: ServeOptions): void {
         client.write(Buffer.concat([AUTHENTICATION_OK, ...backend.greeting, READY_IDLE]))
       else backend.socket.write(frame)
     }
-    server?.uncork()
+    flushToServer()
   })
   client.on('close', () => {
     isOver = true
@@ -329,10 +339,15 @@ function serve(client: Socket, options: ServeOptions): void {
   })
 }
 
+function joined(frames: readonly Buffer[]): Buffer {
+  const [first] = frames
+  return first && frames.length === 1 ? first : Buffer.concat(frames)
+}
+
 /** Waits for what is under way, then makes the connection as new. */
 function resetBackend(backend: Backend, onReset: () => void): void {
   const { socket } = backend
-  backend.reader = null
+  backend.onChunkEnd = () => {}
   backend.onEnd = () => {}
   const say = (frame: Buffer) => {
     backend.asked += 1
@@ -358,7 +373,7 @@ function resetBackend(backend: Backend, onReset: () => void): void {
 
 /** Sends a bound statement to the server after its caller has given up. */
 function arriveLate(backend: Backend, bind: Buffer, afterMs: number, onDone: () => void): void {
-  backend.reader = null
+  backend.onChunkEnd = () => {}
   backend.onFrame = () => {}
   backend.onEnd = () => {}
   // Its transaction begins when it arrives, and not when it was announced.

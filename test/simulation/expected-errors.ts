@@ -1,4 +1,4 @@
-import { isOutage } from '../../db/client.ts'
+import { isOutage } from '../../db/outage.ts'
 import type { Journal } from './journal.ts'
 
 /** Whether an error is what a fault of this simulation does to whoever calls; everything else is a finding. */

@@ -20,7 +20,7 @@ export async function passTime(
   let minutes = 0
   let lines = 0n
   while (!input.isOver()) {
-    await wait(60)
+    await wait(100)
     await lapse(world, input.dead)
     // Stripe takes a while to count what it was told.
     if (world.isQuiet() || random.chance(0.2)) processMeterEvents(world.fake.state)
