@@ -154,6 +154,8 @@ BEGIN
                           AND busy.state = 'sending' AND busy.next_attempt_at > p_now)
       ORDER BY d.org_id, d.next_attempt_at, d.hour
       LIMIT p_limit)
+     -- Of the row itself: one whose sender came back while this waited for its lock is finished, and stays so.
+     AND r.state IN ('sealed', 'sending', 'unknown') AND r.next_attempt_at <= p_now
   RETURNING r.*;
 END $$;
 

@@ -399,3 +399,43 @@ describe('any interleaving', () => {
     )
   }, 240_000)
 })
+
+test('a report whose sender comes back while another takes it up is finished once', async () => {
+  const { sql } = world.db
+  const tenant = await world.createMetered()
+  await world.use(tenant, LAST_HOUR, 3)
+  await sealDue(world.deps)
+  const claim = () =>
+    sql<{ id: string; attempts: number }[]>`
+      select id, attempts from claim_reports(10, interval '1 minute', ${world.deps.now()})
+       where org_id = ${tenant.orgId}`
+  const [report] = await claim()
+  // Its lease runs out, and usage that came meanwhile makes the next revision as soon as this one is finished.
+  world.fake.advance(2 * 60_000)
+  await world.use(tenant, LAST_HOUR, 2)
+  const now = world.deps.now()
+  const second = await sql.begin(async (tx) => {
+    await tx`select finish_report(${report?.id ?? ''}, ${report?.attempts ?? 0}, 'accepted', null, ${now}, ${now})`
+    const claimed = claim().then(
+      (rows) => rows,
+      (error: unknown) => error,
+    )
+    await untilBlocked()
+    return { claimed }
+  })
+  expect(await second.claimed).toEqual([])
+  expect(await world.reportsOf(tenant.orgId)).toMatchObject([
+    { revision: 1, state: 'accepted' },
+    { revision: 2, state: 'sealed', quantity: 5n },
+  ])
+})
+
+/** Until a claim waits for a lock. */
+async function untilBlocked(): Promise<void> {
+  for (;;) {
+    const rows = await world.db.sql`
+      select 1 from pg_stat_activity
+       where datname = current_database() and wait_event_type = 'Lock' and query like '%claim_reports%'`
+    if (rows.length > 0) return
+  }
+}
