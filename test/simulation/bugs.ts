@@ -47,7 +47,7 @@ export const BUGS: readonly Bug[] = [
   {
     name: 'no unique key of an order',
     seed: async (db) => {
-      await db.sql.unsafe('drop index job_idempotency_unique')
+      await db.sql.unsafe('drop index job_idempotency_once')
     },
   },
   {
@@ -124,13 +124,73 @@ export const BUGS: readonly Bug[] = [
     }),
   },
   {
-    name: 'a payment is granted again by every webhook',
-    seed: async (db) => {
-      await db.sql.unsafe('drop index credit_grant_source_unique')
-    },
+    name: 'a payment is granted again at every look',
+    rewrite: (sql) =>
+      sql.includes('for update of t')
+        ? sql.replace('t.state,', "'pending' as state,")
+        : sql.replace(/grant_credit\(\$1, \$2::bigint, \$3/, '$& || random()::text'),
   },
   {
     name: 'a refund is given again by every call',
+    seed: async (db) => {
+      await db.sql.unsafe('drop index usage_correction_refund_once')
+    },
     refund: (db, input) => refundImages(db, { ...input, refundId: createId('job') }),
   },
+  {
+    name: 'the outbox is not swept',
+    rewrite: inStatement('update outbox set attempts', "topic = 'job.dispatch'", 'false'),
+  },
+  {
+    name: 'usage paid ahead is sealed for the meter',
+    seed: inFunction('seal_due', "o.settlement_mode = 'postpaid'", 'true'),
+  },
+  {
+    name: 'the meter is not told of refunds',
+    seed: inFunction(
+      'usage_of_span',
+      'JOIN usage_correction c ON c.usage_event_id = l.id',
+      'JOIN usage_correction c ON c.usage_event_id = l.id AND false',
+    ),
+  },
+  {
+    name: 'a monthly limit forgets refunds',
+    seed: inFunction('set_month_limit', "c.reason = 'refund'", "c.reason = 'none'"),
+  },
+  {
+    name: 'an object of Stripe is read once and remembered',
+    wrapStripe: (deps) => {
+      const known = new Map<string, unknown>()
+      return withCalls(deps, (path, call) => async (...input) => {
+        if (!path.endsWith('.retrieve')) return await call(...input)
+        const key = `${path} ${String(input[0])}`
+        if (!known.has(key)) known.set(key, await call(...input))
+        return known.get(key)
+      })
+    },
+  },
+  {
+    name: 'what Stripe may have applied is sent again under a new key',
+    wrapStripe: (deps) =>
+      withCalls(deps, (path, call) => (...input) => {
+        if (!/^(invoiceItems|paymentIntents|invoices)\.create$/.test(path)) return call(...input)
+        return call(input[0], { idempotencyKey: createId('job') })
+      }),
+  },
 ]
+
+type Call = (...input: unknown[]) => unknown
+
+/** The same Stripe with something put around each call; `path` is such as `invoices.retrieve`. */
+function withCalls(deps: StripeDeps, around: (path: string, call: Call) => Call): StripeDeps {
+  const wrap = (target: object, path: string): object =>
+    new Proxy(target, {
+      get(owner, name) {
+        const member: unknown = Reflect.get(owner, name)
+        const inner = path === '' ? String(name) : `${path}.${String(name)}`
+        if (typeof member === 'function') return around(inner, (member as Call).bind(owner))
+        return typeof member === 'object' && member !== null ? wrap(member, inner) : member
+      },
+    })
+  return { ...deps, stripe: wrap(deps.stripe, '') as StripeDeps['stripe'] }
+}

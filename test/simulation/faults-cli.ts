@@ -54,8 +54,9 @@ try {
       maxMinutes: Number(values.minutes ?? Infinity),
       parallel,
       onRun: ({ seed: of, broken }, { total }) => {
-        if (broken.length > 0) console.error(`seed ${of}: ${broken.slice(0, 8).join('\n  ')}`)
-        else if (process.stderr.isTTY) console.error(`seed ${of}: ${total} faults so far`)
+        const said = broken.length === 0 ? '' : `\n  ${broken.slice(0, 8).join('\n  ')}`
+        const seconds = Math.round(durationSeconds())
+        console.error(`seed ${of} done, ${total} faults in ${seconds} s${said}`)
       },
     })
     const made = createReport(result, { seed, command, durationSeconds: durationSeconds() })

@@ -13,9 +13,9 @@ import type { World } from './world.ts'
 const WORKERS = 6
 const SWEEPERS = 2
 /** The last jobs of a storm may wait for a minute of bad luck; the quiet time brings them to an end too. */
-const STORM_MS = 12_000
+const STORM_MS = 8_000
 /** Without faults everything is done in a second or two. */
-const DRAIN_MS = 90_000
+const DRAIN_MS = 60_000
 /** The first of them may have begun before the last change. */
 const IDLE_SWEEPS = 3
 
@@ -92,7 +92,7 @@ async function untilJobsEnded(world: World): Promise<void> {
 async function untilDrained(world: World): Promise<void> {
   const endMs = performance.now() + DRAIN_MS
   let idleSince = Infinity
-  while (performance.now() < endMs) {
+  while (performance.now() < endMs && world.journal.broken.length === 0) {
     const open = await whatIsOpen(world)
     if (open.length > 0) idleSince = Infinity
     else if (idleSince === Infinity) idleSince = world.quietSweeps
