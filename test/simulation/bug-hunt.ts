@@ -11,22 +11,26 @@ export async function huntBugs(
   input: { bugs: readonly Bug[]; seed: number; parallel: number },
 ) {
   const found: { name: string; runs: number | null; faults: number; said: string }[] = []
-  for (const bug of input.bugs) {
-    const { failures, ledger } = await runWorlds(server, {
-      firstSeed: input.seed,
-      maxRuns: MAX_RUNS,
-      maxFaults: Infinity,
-      maxMinutes: 10,
-      parallel: input.parallel,
-      bug,
-      isStopping: true,
-    })
-    // Runs side by side end in any order; the count is that of one after the other.
-    const first = failures.toSorted((a, b) => a.seed - b.seed)[0]
-    const runs = first ? first.seed - input.seed + 1 : null
-    found.push({ name: bug.name, runs, faults: ledger.total, said: first?.broken[0] ?? '' })
-    console.error(`${bug.name}: ${runs ?? 'not caught'} (${first?.broken[0]?.slice(0, 160) ?? ''})`)
+  const waiting = [...input.bugs]
+  // Side by side, so that each lane stops at once when its own mistake is found.
+  const lane = async () => {
+    for (let bug = waiting.shift(); bug; bug = waiting.shift()) {
+      const { failures, runs, ledger } = await runWorlds(server, {
+        firstSeed: input.seed,
+        maxRuns: MAX_RUNS,
+        maxFaults: Infinity,
+        maxMinutes: Infinity,
+        parallel: 1,
+        bug,
+        isStopping: true,
+      })
+      const said = failures[0]?.broken[0] ?? ''
+      const count = failures.length > 0 ? runs : null
+      found.push({ name: bug.name, runs: count, faults: ledger.total, said })
+      console.error(`${bug.name}: ${count ?? 'not caught'} (${said.slice(0, 160)})`)
+    }
   }
+  await Promise.all(Array.from({ length: input.parallel }, lane))
   const counts = found
     .flatMap(({ runs }) => (runs === null ? [] : [runs]))
     .toSorted((a, b) => a - b)

@@ -1,7 +1,9 @@
 /**
  * Lets faults fire at everything that moves money, and says how many did and what came of it.
  *
- *   npm run faults -- [--runs 20] [--seed 1] [--faults N] [--minutes M] [--parallel 6] [--bugs] [--out FILE]
+ *   npm run faults -- [--runs 20] [--seed 1] [--faults N] [--minutes M] [--parallel 6] [--out FILE]
+ *   npm run faults -- --bugs [--seed 1]      how soon it finds mistakes that are put in on purpose
+ *   npm run faults -- --kill 100 [--seed 1]  SIGKILL of real processes in place of simulated faults
  *
  * Ends with 1 when a charge was lost or doubled or any other rule was broken.
  */
@@ -11,7 +13,9 @@ import { BUGS } from './bugs.ts'
 import { huntBugs } from './bug-hunt.ts'
 import { isExpected, textOf } from './expected-errors.ts'
 import { createReport, toText } from './fault-report.ts'
+import { runKills } from './process-kills.ts'
 import { openWorldServer, runWorlds } from './run-worlds.ts'
+import type { WorldsResult } from './run-worlds.ts'
 
 const { values } = parseArgs({
   options: {
@@ -20,6 +24,7 @@ const { values } = parseArgs({
     faults: { type: 'string' },
     minutes: { type: 'string' },
     parallel: { type: 'string', default: '6' },
+    kill: { type: 'string' },
     bugs: { type: 'boolean', default: false },
     out: { type: 'string' },
   },
@@ -36,17 +41,25 @@ process.on('unhandledRejection', (reason) => {
   if (!isExpected(reason)) strays.push(textOf(reason))
 })
 
-const server = await openWorldServer()
 const startMs = performance.now()
 const durationSeconds = () => (performance.now() - startMs) / 1000
-try {
-  let report: object
-  if (values.bugs) {
-    const hunt = await huntBugs(server, { bugs: BUGS, seed, parallel })
-    console.log(hunt.text)
-    report = hunt.report
-    if (hunt.isMissing) process.exitCode = 1
-  } else {
+/** Prints a result and makes a finding the exit status. */
+function tell(result: WorldsResult): object {
+  const report = createReport(result, { seed, command, durationSeconds: durationSeconds() })
+  console.log(toText(report))
+  if (result.failures.length > 0) process.exitCode = 1
+  return report
+}
+
+async function runSimulated(): Promise<object> {
+  const server = await openWorldServer()
+  try {
+    if (values.bugs) {
+      const hunt = await huntBugs(server, { bugs: BUGS, seed, parallel })
+      console.log(hunt.text)
+      if (hunt.isMissing) process.exitCode = 1
+      return hunt.report
+    }
     const result = await runWorlds(server, {
       firstSeed: seed,
       maxRuns,
@@ -59,16 +72,18 @@ try {
         console.error(`seed ${of} done, ${total} faults in ${seconds} s${said}`)
       },
     })
-    const made = createReport(result, { seed, command, durationSeconds: durationSeconds() })
-    console.log(toText(made))
-    report = made
-    if (result.failures.length > 0) process.exitCode = 1
+    return tell(result)
+  } finally {
+    await server.close()
   }
-  if (strays.length > 0) {
-    console.error(`rejections that nobody awaited: ${strays.slice(0, 5).join('; ')}`)
-    process.exitCode = 1
-  }
-  if (values.out !== undefined) await writeFile(values.out, `${JSON.stringify(report, null, 2)}\n`)
-} finally {
-  await server.close()
 }
+
+const report =
+  values.kill === undefined
+    ? await runSimulated()
+    : tell(await runKills({ kills: Number(values.kill), seed }))
+if (strays.length > 0) {
+  console.error(`rejections that nobody awaited: ${strays.slice(0, 5).join('; ')}`)
+  process.exitCode = 1
+}
+if (values.out !== undefined) await writeFile(values.out, `${JSON.stringify(report, null, 2)}\n`)

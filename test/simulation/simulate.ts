@@ -66,22 +66,27 @@ export async function simulate(
   await Promise.all(busy)
   world.setQuiet(true)
   await untilDrained(world)
-  await endMonth(world)
-  world.setQuiet(true)
-  await untilDrained(world)
+  // What is broken by now needs no month to show.
+  if (journal.broken.length === 0) {
+    await endMonth(world)
+    world.setQuiet(true)
+    await untilDrained(world)
+  }
   isOver = true
   await Promise.all([...background, sampling.stop()])
-  const open = await whatIsOpen(world)
-  const found = open.length > 0 ? open.map((one) => `never came to an end: ${one}`) : []
-  const images = [...world.pictures.keys()].length
-  const broken = [...journal.broken, ...found, ...(await checkAll(world))]
+  const broken = [...journal.broken]
+  if (broken.length === 0) {
+    broken.push(...(await whatIsOpen(world)).map((one) => `never came to an end: ${one}`))
+  }
+  broken.push(...(await checkAll(world)))
+  const images = world.pictures.size
   return { seed: world.seed, orders: journal.orders.length, images, broken }
 }
 
 /** Until no job is under way, whatever else is. */
 async function untilJobsEnded(world: World): Promise<void> {
   const endMs = performance.now() + STORM_MS
-  while (performance.now() < endMs) {
+  while (performance.now() < endMs && world.journal.broken.length === 0) {
     const open = await whatIsOpen(world)
     if (!open.some((one) => one.includes('jobs'))) return
     await wait(150)

@@ -1,0 +1,44 @@
+/** The real worker around an engine that draws nothing: a process that is cheap to start and to kill. */
+import { createHash, randomBytes } from 'node:crypto'
+import { setTimeout as wait } from 'node:timers/promises'
+import type { Engine } from '../../gpu-worker/engine.ts'
+import { readWorkerEnv } from '../../gpu-worker/env.ts'
+import { WORKER_TIMES, startWorker } from '../../gpu-worker/worker.ts'
+
+const size = {
+  default: '256x256',
+  recommended: ['256x256'],
+  minSide: 64,
+  maxSide: 2048,
+  multipleOf: 32,
+  maxPixels: 4_194_304,
+}
+
+const engine: Engine = {
+  info: {
+    model: 'glm-image',
+    notice: null,
+    size: size as unknown as Engine['info']['size'],
+    steps: 1,
+    guidanceScale: 1,
+    weightsHash: 'none',
+    provider: 'cpu',
+  },
+  pid: undefined,
+  async generate({ width, height, seed }, hooks) {
+    await wait(30 + Math.random() * 100, undefined, hooks?.signal ? { signal: hooks.signal } : {})
+    const bytes = randomBytes(64)
+    const sha256 = createHash('sha256').update(bytes).digest('hex')
+    const rest = { steps: 1, guidanceScale: 1, tokenCount: 1, timingsMs: { total: 1 } }
+    return { bytes, contentType: 'image/png', sha256, width, height, seed, ...rest }
+  },
+  close: () => Promise.resolve(),
+}
+
+const log = (entry: Record<string, unknown>) => console.log(JSON.stringify(entry))
+await startWorker({
+  env: readWorkerEnv(),
+  engine,
+  log,
+  times: { ...WORKER_TIMES, restSeconds: [0.2], retrySeconds: [0], pollSeconds: 1 },
+})
