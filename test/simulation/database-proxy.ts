@@ -244,8 +244,12 @@ function serve(client: Socket, options: ServeOptions): void {
       case 'answer late':
         pending = { point, kind, answer: mine.asked + 1 }
         return send(frame)
-      default:
-        return send(frame)
+      case 'deadlock':
+      case 'statement timeout':
+      case 'disk full':
+      case 'failover':
+        // Refused above.
+        return
     }
   }
 

@@ -37,7 +37,7 @@ export async function runBuyer(world: World, tenant: Tenant, isOver: () => boole
         }),
       3,
     )
-    for (const { id, status } of [...state.checkouts.values()]) {
+    for (const { id, status } of state.checkouts.values()) {
       if (status !== 'open') continue
       const fate = random.int(5)
       if (fate === 0) expireCheckout(state, id)
@@ -45,7 +45,7 @@ export async function runBuyer(world: World, tenant: Tenant, isOver: () => boole
       else payCheckout(state, id)
     }
     await wait(200)
-    for (const { id, intent } of [...state.checkouts.values()]) {
+    for (const { id, intent } of state.checkouts.values()) {
       if (intent === null || state.intents.get(intent)?.status !== 'processing') continue
       settleCheckout(state, id, random.chance(0.7))
     }

@@ -55,7 +55,7 @@ export interface World {
   random(name: string): Random
   /** No more faults from now on, or faults again. */
   setQuiet(isQuiet: boolean): void
-  isQuiet(): boolean
+  readonly isQuiet: () => boolean
   /** Stripe's month has ended: usage is invoiced by now. */
   isMonthOver(): boolean
   endMonth(): void

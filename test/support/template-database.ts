@@ -58,7 +58,7 @@ export function urlOf(serverUrl: string, databaseName: string): string {
 export async function cloneDatabase(
   serverUrl: string,
   input: { template: string; name: string },
-): Promise<{ url: string; drop(): Promise<void> }> {
+): Promise<{ url: string; drop: () => Promise<void> }> {
   const admin = openDatabase(serverUrl, { maxConnections: 1 })
   for (let attempt = 0; ; attempt++) {
     try {
