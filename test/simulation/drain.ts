@@ -25,3 +25,17 @@ export async function whatIsOpen(world: World): Promise<string[]> {
   if (missing > 0n) open.push(`${missing} webhooks with Stripe`)
   return open
 }
+
+/** What may tell why it is open. */
+export async function describeOpen(world: World): Promise<string[]> {
+  const rows = await world.direct.sql<{ what: string }[]>`
+    select 'webhook ' || type || ' after ' || attempts || ' attempts: ' || coalesce(error, '') as what
+      from stripe_event where applied_at is null
+    union all
+    select 'report ' || identifier || ' is ' || state || ' after ' || attempts || ' attempts: ' || coalesce(error, '')
+      from meter_report where state in ('sealed', 'sending', 'unknown', 'accepted')
+    union all
+    select 'job ' || id || ' is ' || state || ', attempt ' || attempt || ' of ' || coalesce(worker_id, 'nobody')
+      from job where finished_at is null`
+  return rows.map(({ what }) => what)
+}

@@ -1,7 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises'
 import { grant, runOperator, runSweeper } from './back-office.ts'
 import { runClients } from './clients.ts'
-import { whatIsOpen } from './drain.ts'
+import { describeOpen, whatIsOpen } from './drain.ts'
 import { endMonth } from './month-end.ts'
 import { checkAll } from './oracle.ts'
 import { passTime } from './passing-time.ts'
@@ -14,8 +14,8 @@ const WORKERS = 6
 const SWEEPERS = 2
 /** The last jobs of a storm may wait for a minute of bad luck; the quiet time brings them to an end too. */
 const STORM_MS = 8_000
-/** Without faults everything is done in a second or two. */
-const DRAIN_MS = 60_000
+/** Without faults everything is done in ten sweeps or so. Sweeps and not seconds, as a busy machine takes its time. */
+const DRAIN_SWEEPS = 400
 /** The first of them may have begun before the last change. */
 const IDLE_SWEEPS = 3
 
@@ -76,7 +76,9 @@ export async function simulate(
   await Promise.all([...background, sampling.stop()])
   const broken = [...journal.broken]
   if (broken.length === 0) {
-    broken.push(...(await whatIsOpen(world)).map((one) => `never came to an end: ${one}`))
+    const open = await whatIsOpen(world)
+    if (open.length > 0) open.push(...(await describeOpen(world)))
+    broken.push(...open.map((one) => `never came to an end: ${one}`))
   }
   broken.push(...(await checkAll(world)))
   const images = world.pictures.size
@@ -95,9 +97,9 @@ async function untilJobsEnded(world: World): Promise<void> {
 
 /** Until nothing is open any more and some whole sweeps have found nothing to do. */
 async function untilDrained(world: World): Promise<void> {
-  const endMs = performance.now() + DRAIN_MS
+  const last = world.quietSweeps + DRAIN_SWEEPS
   let idleSince = Infinity
-  while (performance.now() < endMs && world.journal.broken.length === 0) {
+  while (world.quietSweeps < last && world.journal.broken.length === 0) {
     const open = await whatIsOpen(world)
     if (open.length > 0) idleSince = Infinity
     else if (idleSince === Infinity) idleSince = world.quietSweeps
