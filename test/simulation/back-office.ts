@@ -7,6 +7,7 @@ import type { SweepDeps } from '../../edge/sweep.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
 import { isExpected, persist, textOf } from './expected-errors.ts'
 import { createLife, withLife } from './life.ts'
+import { pace } from './pace.ts'
 import { createDispatcher } from './message-queue.ts'
 import { readLetters } from './workers.ts'
 import type { Tenant, World } from './world.ts'
@@ -27,11 +28,12 @@ export async function runSweeper(
       continue
     }
     const life = createLife({ name: 'sweeper', random, ledger: world.ledger, rate })
-    const wasQuiet = world.isQuiet()
-    await sweep(world, depsOf(world, withLife(world.db, life)))
-    if (wasQuiet) world.quietSweeps += 1
-    await readLetters(world)
-    await wait(world.isQuiet() ? 30 : 250)
+    await pace(world.isQuiet() ? 30 : 400, async () => {
+      const wasQuiet = world.isQuiet()
+      await sweep(world, depsOf(world, withLife(world.db, life)))
+      if (wasQuiet) world.quietSweeps += 1
+      await readLetters(world)
+    })
   }
 }
 

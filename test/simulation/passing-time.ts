@@ -1,6 +1,6 @@
-import { setTimeout as wait } from 'node:timers/promises'
 import { finalizeDue } from '../support/fake-stripe/invoicing.ts'
 import { processMeterEvents } from '../support/fake-stripe/metering.ts'
+import { pace } from './pace.ts'
 import type { DeadWorkers } from './workers.ts'
 import type { World } from './world.ts'
 
@@ -20,18 +20,19 @@ export async function passTime(
   let minutes = 0
   let lines = 0n
   while (!input.isOver()) {
-    await wait(100)
-    await lapse(world, input.dead)
-    // Stripe takes a while to count what it was told.
-    if (world.isQuiet() || random.chance(0.2)) processMeterEvents(world.fake.state)
-    await finalizeInvoices(world)
-    lines = await turnBackSealing(world, lines)
+    await pace(world.isQuiet() ? 100 : 250, async () => {
+      await lapse(world, input.dead)
+      // Stripe takes a while to count what it was told.
+      if (world.isQuiet() || random.chance(0.5)) processMeterEvents(world.fake.state)
+      await finalizeInvoices(world)
+      lines = await turnBackSealing(world, lines)
+    })
     if (world.isQuiet()) continue
-    if (random.chance(0.35)) await lapseLiveLease(world)
-    if (random.chance(0.08)) await passDeadline(world)
-    if (random.chance(0.1)) await endGrants(world)
+    if (random.chance(0.7)) await lapseLiveLease(world)
+    if (random.chance(0.2)) await passDeadline(world)
+    if (random.chance(0.25)) await endGrants(world)
     if (minutes < MAX_STORM_MINUTES) {
-      const step = 5 + random.int(25)
+      const step = 15 + random.int(60)
       minutes += step
       world.fake.advance(step * MINUTE_MS)
     }

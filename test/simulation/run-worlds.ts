@@ -20,7 +20,7 @@ export interface WorldsResult {
 }
 
 /** Orders of each of the four orgs in one run. */
-const ORDERS_PER_TENANT = 12
+const ORDERS_PER_TENANT = 20
 
 export type WorldServer = Awaited<ReturnType<typeof openWorldServer>>
 

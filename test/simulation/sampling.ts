@@ -1,9 +1,9 @@
-import { setTimeout as wait } from 'node:timers/promises'
 import { withTransaction } from '../../db/client.ts'
 import { checkBooks } from '../support/books.ts'
+import { pace } from './pace.ts'
 import type { World } from './world.ts'
 
-const PAUSE_MS = 250
+const PAUSE_MS = 500
 /** The whole of the books is looked at in every so many samples. */
 const WHOLE_EVERY = 8
 
@@ -30,8 +30,7 @@ export function startSampling(world: World): { stop(): Promise<void> } {
   }
   const loop = async () => {
     for (let count = 1; !isOver && broken.length === 0; count++) {
-      await wait(PAUSE_MS)
-      await (count % WHOLE_EVERY === 0 ? sampleWhole() : sample())
+      await pace(PAUSE_MS, count % WHOLE_EVERY === 0 ? sampleWhole : sample)
     }
   }
   const running = loop()

@@ -10,10 +10,10 @@ import { startSampling } from './sampling.ts'
 import { runWorkers } from './workers.ts'
 import type { World } from './world.ts'
 
-const WORKERS = 6
+const WORKERS = 10
 const SWEEPERS = 2
 /** The last jobs of a storm may wait for a minute of bad luck; the quiet time brings them to an end too. */
-const STORM_MS = 8_000
+const STORM_MS = 10_000
 /** Without faults everything is done in ten sweeps or so. Sweeps and not seconds, as a busy machine takes its time. */
 const DRAIN_SWEEPS = 400
 /** The first of them may have begun before the last change. */
@@ -91,7 +91,7 @@ async function untilJobsEnded(world: World): Promise<void> {
   while (performance.now() < endMs && world.journal.broken.length === 0) {
     const open = await whatIsOpen(world)
     if (!open.some((one) => one.includes('jobs'))) return
-    await wait(150)
+    await wait(400)
   }
 }
 

@@ -7,37 +7,37 @@ export interface StatementPoint {
 
 /** Part of a statement's text, its name, and the rate; the first that fits counts. */
 const STATEMENTS: readonly (readonly [text: string, name: string, rate: number])[] = [
-  ['reserve_job(', 'reserve', 0.25],
-  ['started_at = coalesce', 'claim', 0.2],
-  ['"job"."attempt" =', 'claim: read job', 0.12],
-  ['from "job_output"', 'claim: read images', 0.12],
-  ['insert into job_output', 'image complete', 0.25],
+  ['reserve_job(', 'reserve', 0.4],
+  ['started_at = coalesce', 'claim', 0.3],
+  ['"job"."attempt" =', 'claim: read job', 0.2],
+  ['from "job_output"', 'claim: read images', 0.2],
+  ['insert into job_output', 'image complete', 0.4],
   ['select 1 from job_output', 'image complete: late', 0.3],
-  ['progress = coalesce', 'heartbeat', 0.3],
-  ['failed_attempts = failed_attempts +', 'give back', 0.35],
-  ['cancel_requested_at = coalesce', 'cancel: ask', 0.4],
-  ['order by deadline_at', 'expire: find', 0.25],
-  ['update outbox set attempts', 'outbox: take', 0.25],
-  ['update outbox set done_at', 'outbox: mark sent', 0.2],
-  ["':' || extract(epoch", 'outbox: restage', 0.25],
+  ['progress = coalesce', 'heartbeat', 0.4],
+  ['failed_attempts = failed_attempts +', 'give back', 0.45],
+  ['cancel_requested_at = coalesce', 'cancel: ask', 0.5],
+  ['order by deadline_at', 'expire: find', 0.35],
+  ['update outbox set attempts', 'outbox: take', 0.35],
+  ['update outbox set done_at', 'outbox: mark sent', 0.35],
+  ["':' || extract(epoch", 'outbox: restage', 0.35],
   [':dead:', 'dead letter: restage', 0.4],
-  ['grant_credit(', 'grant credit', 0.35],
+  ['grant_credit(', 'grant credit', 0.45],
   ['from credit_grant where remaining', 'expire credit: find', 0.2],
-  ['expire_grant(', 'expire credit', 0.4],
-  ['refund_images(', 'refund', 0.4],
-  ['correct_moved_usage(', 'move key: correct usage', 0.4],
-  ['move_key(', 'move key', 0.4],
-  ['set_budget(', 'set limits', 0.4],
+  ['expire_grant(', 'expire credit', 0.5],
+  ['refund_images(', 'refund', 0.5],
+  ['correct_moved_usage(', 'move key: correct usage', 0.5],
+  ['move_key(', 'move key', 0.5],
+  ['set_budget(', 'set limits', 0.5],
   ['pg_stat_activity', 'close statement: may it', 0.2],
   ['insert into statement', 'close statement: store', 0.4],
   ['from statement', 'close statement: find', 0.2],
-  ['seal_due(', 'seal', 0.25],
+  ['seal_due(', 'seal', 0.35],
   ['seal_window(', 'seal again', 0.4],
-  ['claim_reports(', 'send: claim', 0.25],
+  ['claim_reports(', 'send: claim', 0.35],
   ['finish_report(', 'send: acknowledge', 0.35],
-  ['update meter_report r set', 'compare: take', 0.25],
+  ['update meter_report r set', 'compare: take', 0.35],
   ["set state = 'confirmed'", 'compare: confirm', 0.35],
-  ['insert into stripe_event', 'webhook insert', 0.35],
+  ['insert into stripe_event', 'webhook insert', 0.45],
   ['update stripe_event set attempts', 'webhook claim', 0.2],
   ['update stripe_event set applied_at', 'webhook applied', 0.3],
   ['insert into topup', 'top-up: start', 0.35],
@@ -49,9 +49,9 @@ const STATEMENTS: readonly (readonly [text: string, name: string, rate: number])
   ['withdraw_credit(', 'returned payment', 0.3],
   ['refresh_freeze(', 'freeze', 0.15],
   ['insert into invoice ', 'invoice: keep', 0.2],
-  ['with due as materialized', 'delivery: claim', 0.2],
-  ['insert into webhook_attempt', 'delivery: log', 0.2],
-  ['update webhook_delivery set state', 'delivery: result', 0.2],
+  ['with due as materialized', 'delivery: claim', 0.25],
+  ['insert into webhook_attempt', 'delivery: log', 0.25],
+  ['update webhook_delivery set state', 'delivery: result', 0.25],
 ]
 
 /** The same statement ends jobs in four ways; its document says which. */
@@ -77,7 +77,7 @@ export function pointOf(sql: string, readBind: () => string): StatementPoint | n
   if (sql.includes('settle_job(')) {
     const bind = readBind()
     const ending = ENDINGS.find(([text]) => bind.includes(text))
-    return { name: ending?.[1] ?? 'capture', rate: 0.3 }
+    return { name: ending?.[1] ?? 'capture', rate: 0.45 }
   }
   const found = known.get(sql)
   if (found) return found

@@ -83,7 +83,7 @@ export async function openWorld(input: {
     ...(bug?.rewrite && { rewrite: bug.rewrite }),
   })
   const db = openDatabase(proxy.url, {
-    maxConnections: 8,
+    maxConnections: 10,
     statementTimeoutMs: STATEMENT_TIMEOUT_MS,
   })
   const direct = openDatabase(databaseUrl, { maxConnections: 2, statementTimeoutMs: 60_000 })
