@@ -63,6 +63,10 @@ function coverageOf(report: FaultReport): string[] {
   const width = Math.max(...inDatabase.map(({ length }) => length), 10)
   const row = (name: string, cells: readonly (string | number)[]) =>
     name.padEnd(width) + cells.map((cell) => String(cell).padStart(9)).join('')
+  const others = report.cells
+    .filter(({ kind }) => !kinds.includes(kind))
+    .map(({ point, kind, count }) => `${`${point}: ${kind}`.padEnd(width + 30)}${count}`)
+  if (inDatabase.length === 0) return others
   return [
     row(
       'statement',
@@ -76,9 +80,7 @@ function coverageOf(report: FaultReport): string[] {
     ),
     `${inDatabase.length} statements x ${kinds.length} kinds: least ${Math.min(...counts)} in a cell, ${thin} of ${counts.length} cells below ${WANTED_PER_CELL}`,
     '',
-    ...report.cells
-      .filter(({ kind }) => !kinds.includes(kind))
-      .map(({ point, kind, count }) => `${`${point}: ${kind}`.padEnd(width + 30)}${count}`),
+    ...others,
   ]
 }
 
