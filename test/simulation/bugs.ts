@@ -85,16 +85,16 @@ export const BUGS: readonly Bug[] = [
     name: 'cancel forgets to release',
     seed: inFunction(
       'settle_job',
-      'PERFORM settle_legs(r.id, r.amount_micros, v_captured)',
-      "IF v_outcome <> 'canceled' THEN PERFORM settle_legs(r.id, r.amount_micros, v_captured); END IF",
+      'PERFORM settle_legs(j.org_id, r.id, r.amount_micros, v_captured)',
+      "IF v_outcome <> 'canceled' THEN PERFORM settle_legs(j.org_id, r.id, r.amount_micros, v_captured); END IF",
     ),
   },
   {
     name: 'the whole hold is charged',
     seed: inFunction(
       'settle_job',
-      'PERFORM settle_legs(r.id, r.amount_micros, v_captured)',
-      'PERFORM settle_legs(r.id, r.amount_micros, r.amount_micros)',
+      'PERFORM settle_legs(j.org_id, r.id, r.amount_micros, v_captured)',
+      'PERFORM settle_legs(j.org_id, r.id, r.amount_micros, r.amount_micros)',
     ),
   },
   {
@@ -154,8 +154,8 @@ export const BUGS: readonly Bug[] = [
     ),
   },
   {
-    name: 'a monthly limit forgets refunds',
-    seed: inFunction('set_month_limit', "c.reason = 'refund'", "c.reason = 'none'"),
+    name: 'a limit set in mid-month forgets refunds',
+    seed: inFunction('count_period', "c.reason = 'refund'", "c.reason = 'none'"),
   },
   {
     name: 'an object of Stripe is read once and remembered',

@@ -130,7 +130,7 @@ export async function passMonth(world: World): Promise<void> {
                      finished_at = finished_at - make_interval(days => ${days})
        where org_id = any(${orgIds})`
     await sql`
-      update budget set period_start = month_of(period_start - interval '1 day'), period_end = period_start
+      update budget set period_start = date_trunc('month', period_start - interval '1 day', 'UTC'), period_end = period_start
        where kind = 'month' and scope_id in (
          select id from org where id = any(${orgIds}) union select id from team where org_id = any(${orgIds})
          union select id from api_key where org_id = any(${orgIds}))`
