@@ -21,7 +21,7 @@ export const OVERDUE: Pick<SettleInput, 'outcome' | 'errorCode' | 'errorMessage'
 export async function expireOverdue(db: Db, input: { limit: number }): Promise<number> {
   const overdue = await db.sql<{ id: string }[]>`
     select id from job
-     where state in ('accepted', 'queued', 'running') and deadline_at <= now()
+     where finished_at is null and deadline_at <= now()
        and not (state = 'running' and lease_until > now())
      order by deadline_at limit ${input.limit}`
   let ended = 0

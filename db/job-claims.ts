@@ -1,4 +1,4 @@
-import { and, eq } from 'drizzle-orm'
+import { getTableColumns } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { listOutputs } from './jobs.ts'
 import type { JobRow, OutputRow } from './jobs.ts'
@@ -24,14 +24,14 @@ export async function claimJob(
   input: { jobId: string; workerId: string; leaseSeconds: number; maxFailedAttempts: number },
 ): Promise<ClaimResult> {
   const [decided] = await db.sql<
-    { outcome: ClaimResult['outcome']; left: number | null; attempt: number | null }[]
+    ({ outcome: ClaimResult['outcome']; left: number | null } & Record<string, unknown>)[]
   >`
     with found as (
       select id, state, lease_until, cancel_requested_at, deadline_at,
              failed_attempts + case state when 'running' then 1 else 0 end as failures
         from job where id = ${input.jobId} for update
     ), decided as (
-      select id, failures, extract(epoch from lease_until - now())::float8 as left,
+      select id as job_id, failures, extract(epoch from lease_until - now())::float8 as left,
              case when state not in ('accepted', 'queued', 'running') then 'gone'
                   when state = 'running' and lease_until > now() then 'busy'
                   when cancel_requested_at is not null then 'canceled'
@@ -44,21 +44,29 @@ export async function claimJob(
              failed_attempts = decided.failures,
              lease_until = now() + make_interval(secs => ${input.leaseSeconds}),
              started_at = coalesce(job.started_at, now()), progress = null
-        from decided where job.id = decided.id and decided.outcome = 'claimed'
-      returning job.attempt
+        from decided where job.id = decided.job_id and decided.outcome = 'claimed'
+      returning job.*
     )
-    select decided.outcome, decided.left, taken.attempt from decided left join taken on true`
+    select decided.outcome, decided.left, taken.* from decided left join taken on true`
   if (!decided) return { outcome: 'gone' }
-  const { outcome, left, attempt } = decided
+  const { outcome, left } = decided
   if (outcome === 'busy') return { outcome, leftSeconds: left ?? 0 }
   if (outcome !== 'claimed') return { outcome }
-  const [row] = await db.orm
-    .select()
-    .from(job)
-    .where(and(eq(job.id, input.jobId), eq(job.attempt, attempt ?? 0)))
-  // This call stood still for a whole lease, and another worker has it.
-  if (!row) return { outcome: 'busy', leftSeconds: 0 }
-  return { outcome, job: row, outputs: await listOutputs(db, input.jobId) }
+  const taken = toJobRow(decided)
+  // Only an earlier attempt can have stored something.
+  const outputs = taken.attempt === 1 ? [] : await listOutputs(db, input.jobId)
+  return { outcome, job: taken, outputs }
+}
+
+const JOB_COLUMNS = Object.entries(getTableColumns(job))
+
+/** The row of a hand-written statement as the query builder would return it. */
+function toJobRow(row: Record<string, unknown>): JobRow {
+  const fields = JOB_COLUMNS.map(([name, column]) => {
+    const value = row[column.name]
+    return [name, value === null ? null : column.mapFromDriverValue(value)]
+  })
+  return Object.fromEntries(fields) as JobRow
 }
 
 /**

@@ -40,7 +40,7 @@ export async function markDispatched(db: Db, ids: readonly bigint[]): Promise<vo
        where id = any(${ids.map(String)}::bigint[]) and done_at is null
       returning payload->>'job_id' as job_id)
     update job set dispatched_at = now(), state = case state when 'accepted' then 'queued' else state end
-     where id in (select job_id from sent) and state in ('accepted', 'queued', 'running')`
+     where id in (select job_id from sent) and finished_at is null`
 }
 
 /**
@@ -58,12 +58,12 @@ export async function restageDispatch(
     select 'job.dispatch', id || ':' || extract(epoch from now())::bigint || ':' || attempt,
            jsonb_build_object('job_id', id, 'org_id', org_id)
       from job
-     where state in ('accepted', 'queued', 'running')
-       and (lease_until is null or lease_until < now())
+     where finished_at is null and (lease_until is null or lease_until < now())
+       and created_at <= now() - make_interval(secs => ${input.olderThanSeconds})
        and coalesce(dispatched_at, created_at) <= now() - make_interval(secs => ${input.olderThanSeconds})
        and not exists (select 1 from outbox o where o.topic = 'job.dispatch' and o.done_at is null
                           and o.payload->>'job_id' = job.id)
-     order by id limit ${input.limit}
+     order by created_at limit ${input.limit}
     on conflict (topic, dedupe_key) do nothing
     returning id`
   return rows.length

@@ -1,46 +1,29 @@
 -- Balanced transactions and credit. What the accounts mean stands in billing/LEDGER.md.
 
-CREATE OR REPLACE FUNCTION ledger_txn_balances() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  IF EXISTS (
-    SELECT 1 FROM ledger_entry WHERE txn_id = NEW.txn_id GROUP BY phase HAVING sum(amount_micros) <> 0
-  ) THEN
-    RAISE EXCEPTION 'ledger transaction % does not sum to zero', NEW.txn_id;
-  END IF;
-  RETURN NULL;
-END $$;
-
--- Deferred, so that the entries of one transaction may be written one after the other.
-DROP TRIGGER IF EXISTS ledger_txn_balances ON ledger_entry;
-CREATE CONSTRAINT TRIGGER ledger_txn_balances AFTER INSERT ON ledger_entry
-  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ledger_txn_balances();
-
--- One balanced transaction of two entries. (kind, source) is unique: a repeat posts nothing and says so.
-CREATE OR REPLACE FUNCTION post_transfer(
-  p_kind text, p_source text, p_debit text, p_credit text, p_amount bigint, p_phase text
-) RETURNS boolean LANGUAGE plpgsql AS $$
+-- Every statement that writes entries writes whole transactions: what it adds to a transaction sums to zero in each
+-- phase, and lies in a transaction and on accounts that are there. So each of them sums to zero at every moment, and
+-- what is added to an old one later does too. The look-ups take no locks: neither parent is ever removed.
+CREATE OR REPLACE FUNCTION ledger_entries_balance() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-  v_txn text := 'led_' || p_kind || '_' || p_source;
+  v_txn text;
+  v_accounts boolean;
 BEGIN
-  INSERT INTO ledger_txn (id, kind, source_id) VALUES (v_txn, p_kind, p_source)
-    ON CONFLICT DO NOTHING;
-  IF NOT FOUND THEN RETURN false; END IF;
-  INSERT INTO ledger_entry (txn_id, account_id, amount_micros, phase)
-    VALUES (v_txn, p_debit, p_amount, p_phase), (v_txn, p_credit, -p_amount, p_phase);
-  RETURN true;
+  SELECT e.txn_id, sum(e.amount_micros) = 0 INTO v_txn, v_accounts FROM added e GROUP BY e.txn_id, e.phase
+  HAVING sum(e.amount_micros) <> 0
+      OR bool_or((SELECT a.id FROM public.ledger_account a WHERE a.id = e.account_id) IS NULL)
+      OR bool_or((SELECT t.id FROM public.ledger_txn t WHERE t.id = e.txn_id) IS NULL) LIMIT 1;
+  IF NOT FOUND THEN RETURN NULL; END IF;
+  IF v_accounts THEN RAISE EXCEPTION 'ledger transaction % or an account of it is not there', v_txn; END IF;
+  RAISE EXCEPTION 'ledger transaction % does not sum to zero', v_txn;
 END $$;
 
--- Where an org's charges go: what it has paid ahead, what it owes, or what its teams cost.
-CREATE OR REPLACE FUNCTION funding_account(p_org text, p_team text, p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-  SELECT CASE p_mode WHEN 'prepaid' THEN 'prepaid:' || p_org WHEN 'postpaid' THEN 'receivable:' || p_org
-                     ELSE 'team_cost:' || p_team END
-$$;
+DROP TRIGGER IF EXISTS ledger_txn_balances ON ledger_entry;
+DROP FUNCTION IF EXISTS ledger_txn_balances();
+CREATE OR REPLACE TRIGGER ledger_entries_balance AFTER INSERT ON ledger_entry
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION ledger_entries_balance();
 
-CREATE OR REPLACE FUNCTION income_account(p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-  SELECT CASE p_mode WHEN 'internal' THEN 'recovery' ELSE 'revenue' END
-$$;
-
--- A balanced transaction of any number of entries; those of 0 are left out. A repeat posts nothing and says so.
+-- A balanced transaction of any number of entries; those of 0 are left out. (kind, source) is unique: a repeat posts
+-- nothing and says so.
 CREATE OR REPLACE FUNCTION post_entries(p_kind text, p_source text, p_phase text, p_accounts text[], p_amounts bigint[])
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -52,6 +35,23 @@ BEGIN
   SELECT v_txn, account, amount, p_phase FROM unnest(p_accounts, p_amounts) AS x(account, amount) WHERE amount <> 0;
   RETURN true;
 END $$;
+
+-- One of two entries.
+CREATE OR REPLACE FUNCTION post_transfer(
+  p_kind text, p_source text, p_debit text, p_credit text, p_amount bigint, p_phase text
+) RETURNS boolean LANGUAGE sql AS $$
+  SELECT post_entries(p_kind, p_source, p_phase, ARRAY[p_debit, p_credit], ARRAY[p_amount, -p_amount])
+$$;
+
+-- Where an org's charges go: what it has paid ahead, what it owes, or what its teams cost.
+CREATE OR REPLACE FUNCTION funding_account(p_org text, p_team text, p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE p_mode WHEN 'prepaid' THEN 'prepaid:' || p_org WHEN 'postpaid' THEN 'receivable:' || p_org
+                     ELSE 'team_cost:' || p_team END
+$$;
+
+CREATE OR REPLACE FUNCTION income_account(p_mode text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE p_mode WHEN 'internal' THEN 'recovery' ELSE 'revenue' END
+$$;
 
 -- Credit of an org, once per source. Returns false when that source was granted before. A prepaid org has paid and
 -- promotional credit and can spend no more; a postpaid one can have promotional credit, which lowers what it owes.
@@ -99,5 +99,3 @@ BEGIN
 END $$;
 
 ALTER FUNCTION grant_credit(text, bigint, text, text, int, timestamptz) SET search_path = public, pg_temp;
-
-ALTER FUNCTION ledger_txn_balances() SET search_path = public, pg_temp;

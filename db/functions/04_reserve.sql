@@ -136,4 +136,7 @@ ALTER FUNCTION revoke_key(text, text) SET search_path = public, pg_temp;
 -- for every job, until the next ANALYZE.
 ALTER FUNCTION reserve_job(jsonb) SET enable_seqscan = off;
 
+-- And one plan is as good as another, so none is made for the values of each call.
+ALTER FUNCTION reserve_job(jsonb) SET plan_cache_mode = force_generic_plan;
+
 ALTER FUNCTION earlier_job(text, text, text, text) SET enable_seqscan = off;

@@ -2,11 +2,12 @@
 
 -- Locks the balance rows that a reservation lies on, in order. Under their locks no month row gains or loses a leg,
 -- and what follows them in the lock order (grants, counters) is the caller's.
-CREATE OR REPLACE FUNCTION lock_legs(p_reservation text) RETURNS void LANGUAGE sql AS $$
-  SELECT 1 FROM budget
+CREATE OR REPLACE FUNCTION lock_legs(p_reservation text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM 1 FROM budget
    WHERE id = ANY (ARRAY(SELECT budget_id FROM reservation_leg WHERE reservation_id = p_reservation)) AND kind = 'balance'
-   ORDER BY array_position(ARRAY['key', 'team', 'org'], scope) FOR NO KEY UPDATE
-$$;
+   ORDER BY array_position(ARRAY['key', 'team', 'org'], scope) FOR NO KEY UPDATE;
+END $$;
 
 -- Moves a settled hold out of every row that it lies on; the balance rows are locked. A limit that waits to come down
 -- follows what is committed. Tells the org of thresholds that are passed now.
@@ -46,16 +47,50 @@ BEGIN
   END IF;
 END $$;
 
--- Writes the usage lines of a job's pictures. Promotional credit pays the first of them.
-CREATE OR REPLACE FUNCTION write_usage(j job, r reservation, p_lines jsonb, p_promo bigint) RETURNS void LANGUAGE sql AS $$
+-- Writes the usage lines of a job's pictures, dated and priced by what was agreed when it was accepted. Promotional
+-- credit pays the first of them. `p_before`: places of the month that were taken before, where the price has tiers.
+CREATE OR REPLACE FUNCTION write_usage(
+  j job, r record, v price_version, v_list price_version, p_idxs int[], p_discount int, p_before bigint, p_promo bigint
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
   INSERT INTO usage_event (id, job_id, idx, org_id, team_id, key_id, sku_id, price_version_id, list_version_id,
                            org_price_id, tier_position, list_micros, discount_micros, net_micros, credit_micros)
-  SELECT 'use_' || substr(j.id, 5) || '_' || l.idx, j.id, l.idx, j.org_id, j.team_id, j.key_id, p.sku_id, p.id,
-         r.list_version_id, r.org_price_id, l.tier_position, l.list, l.list - l.net, l.net,
+  SELECT 'use_' || substr(j.id, 5) || '_' || l.idx, j.id, l.idx, j.org_id, j.team_id, j.key_id, v.sku_id, v.id,
+         v_list.id, r.org_price_id, p_before + l.place, l.list, l.list - l.net, l.net,
          greatest(0, least(l.net, p_promo - (sum(l.net) OVER (ORDER BY l.idx) - l.net)))
-    FROM jsonb_to_recordset(p_lines) AS l(idx int, list bigint, net bigint, tier_position bigint), price_version p
-   WHERE p.id = r.price_version_id
-$$;
+    FROM (SELECT o.idx, o.place, o.net, greatest(o.net, image_price(v_list, p_before + o.place, 0)) AS list
+            FROM (SELECT x.idx, x.place, image_price(v, p_before + x.place, p_discount) AS net
+                    FROM unnest(p_idxs) WITH ORDINALITY AS x(idx, place)) AS o) AS l;
+END $$;
+
+-- What a settled job leaves in the ledger, in two statements: the hold is undone, what was captured is posted. An
+-- entry that is there already belongs to no settlement of this job: to go on would charge beside the ledger.
+CREATE OR REPLACE FUNCTION post_settlement(j job, p_mode text, p_held bigint, p_captured bigint, p_paid bigint, p_promo bigint)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_source constant text := substr(j.id, 5);
+  v_release constant text := 'led_release_' || v_source;
+  v_charge constant text := 'led_charge_' || v_source;
+  v_funding constant text := funding_account(j.org_id, j.team_id, p_mode);
+  v_income constant text := income_account(p_mode);
+  v_written int;
+BEGIN
+  INSERT INTO ledger_txn (id, kind, source_id)
+  SELECT x.id, x.kind, v_source
+    FROM (VALUES (v_release, 'release', p_held), (v_charge, 'charge', p_captured)) AS x(id, kind, amount) WHERE x.amount > 0
+  ON CONFLICT DO NOTHING;
+  GET DIAGNOSTICS v_written = ROW_COUNT;
+  IF v_written <> (p_held > 0)::int + (p_captured > 0)::int THEN
+    RAISE EXCEPTION 'the hold of job % was released before, or the job charged', j.id;
+  END IF;
+  INSERT INTO ledger_entry (txn_id, account_id, amount_micros, phase)
+  SELECT x.txn, x.account, x.amount, x.phase
+    FROM (VALUES (v_release, v_income, p_held, 'pending'), (v_release, v_funding, -p_held, 'pending'),
+                 (v_charge, 'prepaid:' || j.org_id, p_paid, 'posted'), (v_charge, 'promo:' || j.org_id, p_promo, 'posted'),
+                 (v_charge, v_funding, p_captured - p_paid - p_promo, 'posted'), (v_charge, v_income, -p_captured, 'posted'))
+         AS x(txn, account, amount, phase)
+   WHERE x.amount <> 0;
+END $$;
 
 -- Ends a job, once: captures the price of each stored image, releases the rest, writes usage, ledger and
 -- event. A repeat returns the first result; a caller whose attempt is no longer the job's own changes nothing.
@@ -64,11 +99,14 @@ DECLARE
   v_attempt constant int := (input->>'attempt')::int;
   v_outcome constant text := input->>'outcome';
   j job;
-  r reservation;
-  v_mode text;
+  r record;
+  v price_version;
+  v_list price_version;
+  v_idxs int[];
+  v_discount int := 0;
+  v_before bigint;
   v_delivered int;
-  v_lines jsonb;
-  v_captured bigint;
+  v_captured bigint := 0;
   v_paid bigint := 0;
   v_promo bigint := 0;
   v_state text;
@@ -78,8 +116,11 @@ BEGIN
   IF NOT FOUND OR (v_attempt IS NOT NULL AND j.attempt <> v_attempt) THEN
     RETURN jsonb_build_object('outcome', 'superseded');
   END IF;
-  SELECT * INTO r FROM reservation WHERE job_id = j.id;
-  SELECT count(*) INTO v_delivered FROM job_output WHERE job_id = j.id;
+  -- Of a job that is locked all of these stay as they are.
+  SELECT res.*, o.settlement_mode AS mode, ARRAY(SELECT idx FROM job_output WHERE job_id = j.id ORDER BY idx) AS idxs INTO r
+    FROM reservation res, org o WHERE res.job_id = j.id AND o.id = j.org_id;
+  v_idxs := r.idxs;
+  v_delivered := cardinality(v_idxs);
   IF j.state IN ('succeeded', 'failed', 'canceled', 'expired') THEN
     RETURN jsonb_build_object('outcome', 'repeated', 'state', j.state,
       'captured_micros', r.captured_micros::text, 'delivered_count', v_delivered);
@@ -96,31 +137,31 @@ BEGIN
   v_reason := coalesce(input->>'billed_reason', CASE WHEN v_delivered = j.n THEN 'delivered'
                                                      WHEN v_delivered > 0 THEN 'partial' ELSE v_outcome END);
 
-  SELECT settlement_mode INTO v_mode FROM org WHERE id = j.org_id;
   PERFORM lock_legs(r.id);
-  v_lines := price_lines(j, r);
-  v_captured := coalesce((SELECT sum((line->>'net')::bigint) FROM jsonb_array_elements(v_lines) AS line), 0);
-  IF v_captured > 0 AND v_mode <> 'internal' THEN
+  IF v_delivered > 0 THEN
+    SELECT * INTO STRICT v FROM price_version WHERE id = r.price_version_id;
+    v_list := v;
+    IF r.list_version_id <> v.id THEN SELECT * INTO STRICT v_list FROM price_version WHERE id = r.list_version_id; END IF;
+    IF r.org_price_id IS NOT NULL THEN SELECT discount_bp INTO STRICT v_discount FROM org_price WHERE id = r.org_price_id; END IF;
+    IF v.tiers IS NULL THEN
+      v_captured := v_delivered * image_price(v, NULL, v_discount);
+    ELSE
+      v_before := take_places(j.org_id, v.sku_id, v_delivered);
+      v_captured := (SELECT sum(image_price(v, v_before + place, v_discount)) FROM generate_series(1, v_delivered) AS place);
+    END IF;
+  END IF;
+  IF v_captured > 0 AND r.mode <> 'internal' THEN
     SELECT * INTO v_paid, v_promo FROM burn_credit(j.org_id, j.id, v_captured);
-    IF v_mode = 'prepaid' AND v_paid + v_promo <> v_captured THEN
+    IF r.mode = 'prepaid' AND v_paid + v_promo <> v_captured THEN
       RAISE EXCEPTION 'org % has less credit than its budget says', j.org_id;
     END IF;
   END IF;
   UPDATE reservation SET captured_micros = v_captured, settled_at = now(),
     state = CASE WHEN v_delivered > 0 THEN 'captured' WHEN v_outcome = 'expired' THEN 'expired' ELSE 'released' END
-   WHERE id = r.id;
+   WHERE job_id = j.id;
   PERFORM settle_legs(j.org_id, r.id, r.amount_micros, v_captured);
-  PERFORM write_usage(j, r, v_lines, v_promo);
-  -- An entry that is there already belongs to no settlement of this job: to go on would charge beside the ledger.
-  IF r.amount_micros > 0 AND NOT post_transfer('release', substr(j.id, 5), income_account(v_mode),
-       funding_account(j.org_id, j.team_id, v_mode), r.amount_micros, 'pending') THEN
-    RAISE EXCEPTION 'the hold of job % was released before', j.id;
-  END IF;
-  IF v_captured > 0 AND NOT post_entries('charge', substr(j.id, 5), 'posted',
-       ARRAY['prepaid:' || j.org_id, 'promo:' || j.org_id, funding_account(j.org_id, j.team_id, v_mode), income_account(v_mode)],
-       ARRAY[v_paid, v_promo, v_captured - v_paid - v_promo, -v_captured]) THEN
-    RAISE EXCEPTION 'job % was charged before', j.id;
-  END IF;
+  IF v_delivered > 0 THEN PERFORM write_usage(j, r, v, v_list, v_idxs, v_discount, v_before, v_promo); END IF;
+  IF r.amount_micros > 0 THEN PERFORM post_settlement(j, r.mode, r.amount_micros, v_captured, v_paid, v_promo); END IF;
   UPDATE job SET state = v_state, finished_at = now(), lease_until = NULL, billed_reason = v_reason,
                  error_code = input->>'error_code', error_message = input->>'error_message',
                  run_info = input->'run_info'
@@ -134,4 +175,7 @@ END $$;
 
 ALTER FUNCTION settle_job(jsonb) SET search_path = public, pg_temp;
 
+-- As in 04_reserve.
 ALTER FUNCTION settle_job(jsonb) SET enable_seqscan = off;
+
+ALTER FUNCTION settle_job(jsonb) SET plan_cache_mode = force_generic_plan;

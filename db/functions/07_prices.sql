@@ -73,14 +73,18 @@ CREATE OR REPLACE FUNCTION price_in_book(
    LIMIT 1
 $$;
 
+-- The price of the tier in which a place of the month lies; null without tiers.
+CREATE OR REPLACE FUNCTION tier_price(p_tiers jsonb, p_position bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+  SELECT (t->>'price_micros')::bigint FROM jsonb_array_elements(p_tiers) WITH ORDINALITY AS x(t, n)
+   WHERE t->>'up_to' IS NULL OR p_position <= (t->>'up_to')::bigint
+   ORDER BY n LIMIT 1
+$$;
+
 -- One image's price in micro-USD by a version, at its place in the org's month, less a discount in basis points.
--- Rounded half up, once.
+-- Rounded half up, once. Plain enough for the planner to put it in place of a call.
 CREATE OR REPLACE FUNCTION image_price(v price_version, p_position bigint, p_discount int) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
-  SELECT (2 * tier.price * (10000 - p_discount) + v.per_units * 10000) / (2 * v.per_units * 10000)
-    FROM (SELECT coalesce((
-      SELECT (t->>'price_micros')::bigint FROM jsonb_array_elements(v.tiers) WITH ORDINALITY AS x(t, n)
-       WHERE t->>'up_to' IS NULL OR p_position <= (t->>'up_to')::bigint
-       ORDER BY n LIMIT 1), v.price_micros)) AS tier(price)
+  SELECT (2 * CASE WHEN v.tiers IS NULL THEN v.price_micros ELSE coalesce(tier_price(v.tiers, p_position), v.price_micros) END
+            * (10000 - p_discount) + v.per_units * 10000) / (2 * v.per_units * 10000)
 $$;
 
 -- What one image of a request costs an org: by its contract where there is one, beside the list price. Null when the
@@ -109,29 +113,10 @@ BEGIN
     'currency', (SELECT currency FROM price_book WHERE id = v_price.book_id));
 END $$;
 
--- What each stored picture of a job costs, as a list of { idx, list, net, tier_position }. Where the price has tiers,
--- the pictures take the next places in the org's month; the caller holds the org's balance row.
-CREATE OR REPLACE FUNCTION price_lines(j job, r reservation) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-  v price_version;
-  v_list price_version;
-  v_discount constant int := coalesce((SELECT discount_bp FROM org_price WHERE id = r.org_price_id), 0);
-  v_count constant int := (SELECT count(*) FROM job_output WHERE job_id = j.id);
-  v_before bigint;
-BEGIN
-  IF v_count = 0 THEN RETURN '[]'; END IF;
-  SELECT * INTO v FROM price_version WHERE id = r.price_version_id;
-  SELECT * INTO v_list FROM price_version WHERE id = r.list_version_id;
-  IF v.tiers IS NOT NULL THEN
-    INSERT INTO usage_counter AS c (org_id, sku_id, month_start, images)
-    VALUES (j.org_id, v.sku_id, month_start(), v_count)
-    ON CONFLICT (org_id, sku_id, month_start) DO UPDATE SET images = c.images + v_count
-    RETURNING c.images - v_count INTO v_before;
-  END IF;
-  RETURN (
-    SELECT jsonb_agg(jsonb_build_object('idx', o.idx, 'tier_position', v_before + o.place,
-             'list', greatest(o.net, image_price(v_list, v_before + o.place, 0)), 'net', o.net) ORDER BY o.idx)
-      FROM (SELECT idx, place, image_price(v, v_before + place, v_discount) AS net
-              FROM (SELECT idx, row_number() OVER (ORDER BY idx) AS place FROM job_output WHERE job_id = j.id) AS stored
-           ) AS o);
-END $$;
+-- Takes the next places in the org's month for some pictures, where their price has tiers; returns how many were
+-- taken before. The caller holds the org's balance row.
+CREATE OR REPLACE FUNCTION take_places(p_org text, p_sku text, p_count int) RETURNS bigint LANGUAGE sql AS $$
+  INSERT INTO usage_counter AS c (org_id, sku_id, month_start, images) VALUES (p_org, p_sku, month_start(), p_count)
+  ON CONFLICT (org_id, sku_id, month_start) DO UPDATE SET images = c.images + p_count
+  RETURNING images - p_count
+$$;

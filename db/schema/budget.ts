@@ -2,7 +2,6 @@ import { sql } from 'drizzle-orm'
 import {
   bigint,
   check,
-  index,
   integer,
   pgTable,
   primaryKey,
@@ -10,8 +9,6 @@ import {
   timestamp,
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
-import { job } from './job.ts'
-import { orgPrice, priceVersion } from './price.ts'
 
 /**
  * A spending limit at one level. Two kinds share the shape:
@@ -89,9 +86,7 @@ export const reservation = pgTable(
   'reservation',
   {
     id: text().primaryKey(),
-    jobId: text('job_id')
-      .notNull()
-      .references(() => job.id),
+    jobId: text('job_id').notNull(),
     state: text({ enum: ['held', 'captured', 'released', 'expired'] }).notNull(),
     /** The most that one image may cost; what it does cost is decided when it is charged. */
     unitMicros: bigint('unit_micros', { mode: 'bigint' }).notNull(),
@@ -99,24 +94,17 @@ export const reservation = pgTable(
     capturedMicros: bigint('captured_micros', { mode: 'bigint' })
       .notNull()
       .default(sql`0`),
-    priceVersionId: text('price_version_id')
-      .notNull()
-      .references(() => priceVersion.id),
+    priceVersionId: text('price_version_id').notNull(),
     /** The list price beside it; the same version where the org has no contract. */
-    listVersionId: text('list_version_id')
-      .notNull()
-      .references(() => priceVersion.id),
+    listVersionId: text('list_version_id').notNull(),
     /** The contract that gave the price; null at list price. */
-    orgPriceId: text('org_price_id').references(() => orgPrice.id),
+    orgPriceId: text('org_price_id'),
     createdAt: timestamp('created_at', { withTimezone: true }).notNull().defaultNow(),
     expiresAt: timestamp('expires_at', { withTimezone: true }).notNull(),
     settledAt: timestamp('settled_at', { withTimezone: true }),
   },
   (t) => [
     uniqueIndex('reservation_job_once').on(t.jobId),
-    index('reservation_held_by_expiry')
-      .on(t.expiresAt)
-      .where(sql`${t.state} = 'held'`),
     check(
       'reservation_capture_within_hold',
       sql`${t.capturedMicros} between 0 and ${t.amountMicros}`,
@@ -128,12 +116,8 @@ export const reservation = pgTable(
 export const reservationLeg = pgTable(
   'reservation_leg',
   {
-    reservationId: text('reservation_id')
-      .notNull()
-      .references(() => reservation.id),
-    budgetId: text('budget_id')
-      .notNull()
-      .references(() => budget.id),
+    reservationId: text('reservation_id').notNull(),
+    budgetId: text('budget_id').notNull(),
   },
   (t) => [primaryKey({ columns: [t.reservationId, t.budgetId] })],
 )

@@ -9,7 +9,6 @@ import {
   text,
   timestamp,
 } from 'drizzle-orm/pg-core'
-import { job } from './job.ts'
 import { org } from './org.ts'
 
 /**
@@ -52,12 +51,8 @@ export const creditGrant = pgTable(
 export const creditBurn = pgTable(
   'credit_burn',
   {
-    grantId: text('grant_id')
-      .notNull()
-      .references(() => creditGrant.id),
-    jobId: text('job_id')
-      .notNull()
-      .references(() => job.id),
+    grantId: text('grant_id').notNull(),
+    jobId: text('job_id').notNull(),
     amountMicros: bigint('amount_micros', { mode: 'bigint' }).notNull(),
     /** What refunds gave back of it. */
     returnedMicros: bigint('returned_micros', { mode: 'bigint' })

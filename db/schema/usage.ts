@@ -10,32 +10,23 @@ import {
   timestamp,
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
-import { job } from './job.ts'
 import { org, team } from './org.ts'
-import { orgPrice, priceVersion, sku } from './price.ts'
+import { sku } from './price.ts'
 
 /** One charged picture. The unique key on (job, idx) never expires: it is what makes charging exactly once. */
 export const usageEvent = pgTable(
   'usage_event',
   {
     id: text().primaryKey(),
-    jobId: text('job_id')
-      .notNull()
-      .references(() => job.id),
+    jobId: text('job_id').notNull(),
     idx: integer().notNull(),
     orgId: text('org_id').notNull(),
     teamId: text('team_id').notNull(),
     keyId: text('key_id').notNull(),
-    skuId: text('sku_id')
-      .notNull()
-      .references(() => sku.id),
-    priceVersionId: text('price_version_id')
-      .notNull()
-      .references(() => priceVersion.id),
-    listVersionId: text('list_version_id')
-      .notNull()
-      .references(() => priceVersion.id),
-    orgPriceId: text('org_price_id').references(() => orgPrice.id),
+    skuId: text('sku_id').notNull(),
+    priceVersionId: text('price_version_id').notNull(),
+    listVersionId: text('list_version_id').notNull(),
+    orgPriceId: text('org_price_id'),
     /** The image's place in the org's month where the price has tiers, counted from 1; else null. */
     tierPosition: bigint('tier_position', { mode: 'bigint' }),
     listMicros: bigint('list_micros', { mode: 'bigint' }).notNull(),

@@ -48,9 +48,7 @@ export const webhookEvent = pgTable(
   'webhook_event',
   {
     id: text().primaryKey(),
-    orgId: text('org_id')
-      .notNull()
-      .references(() => org.id),
+    orgId: text('org_id').notNull(),
     type: text().notNull(),
     /** What the event is about: a job id for `job.*`. */
     subjectId: text('subject_id').notNull(),

@@ -1,7 +1,9 @@
+import { eq } from 'drizzle-orm'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { closeDatabase, openDatabase, withTransaction } from '../../db/client.ts'
 import type { Db } from '../../db/client.ts'
-import { claimJob, giveBackJob, recordOutput } from '../../db/job-claims.ts'
+import { beatJob, claimJob, giveBackJob, recordOutput } from '../../db/job-claims.ts'
+import { job } from '../../db/schema/job.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
 import { CLAIM, RECORD } from '../support/floor.ts'
@@ -99,15 +101,32 @@ describe('a claim that meets another', () => {
     expect(late.leftSeconds).toBeLessThanOrEqual(60)
   })
 
-  test('gives the job up when it stood still for a whole lease and another has it', async () => {
+  test('whose answer stood still for a whole lease, so that another has the job, may write nothing', async () => {
     const jobId = await newJob()
-    const trap = wire.trap({ when: 'before', sql: 'from "job"' })
+    const trap = wire.trap({ when: 'after', sql: CLAIM })
     const late = claim(wired, jobId)
     await trap.reached
     await lapse(jobId)
     expect(await claim(database.db, jobId)).toMatchObject({ job: { attempt: 2 } })
     trap.release()
-    expect(await late).toEqual({ outcome: 'busy', leftSeconds: 0 })
+    expect(await late).toMatchObject({ outcome: 'claimed', job: { attempt: 1 } })
+    const beat = await beatJob(database.db, { jobId, attempt: 1, leaseSeconds: 60 })
+    expect(beat.owned).toBe(false)
+    const stored = await recordOutput(database.db, image(jobId, 1, 'images/late'))
+    expect(stored).toEqual({ owned: false, kept: false })
+  })
+
+  test('returns the row as the query builder reads it, and what an earlier attempt has stored', async () => {
+    const { db } = database
+    const jobId = await newJob()
+    await claim(db, jobId)
+    await recordOutput(db, image(jobId, 1, 'images/kept'))
+    await giveBack(jobId)
+    const claimed = await claim(db, jobId)
+    if (claimed.outcome !== 'claimed') throw new Error(claimed.outcome)
+    const [row] = await db.orm.select().from(job).where(eq(job.id, jobId))
+    expect(claimed.job).toEqual(row)
+    expect(claimed.outputs.map(({ objectKey }) => objectKey)).toEqual(['images/kept'])
   })
 
   async function giveBack(jobId: string): Promise<void> {

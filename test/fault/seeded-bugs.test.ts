@@ -27,9 +27,24 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
     'PERFORM settle_legs(j.org_id, r.id, r.amount_micros, v_captured)',
     'PERFORM settle_legs(j.org_id, r.id, r.amount_micros, r.amount_micros)',
   ],
-  ['no usage line', 'write_usage', 'WHERE p.id', 'WHERE false AND p.id'],
-  ['the charge is not posted', 'settle_job', 'IF v_captured > 0', 'IF false'],
-  ['the hold stays pending', 'settle_job', 'IF r.amount_micros > 0', 'IF false'],
+  [
+    'no usage line',
+    'settle_job',
+    'IF v_delivered > 0 THEN PERFORM write_usage',
+    'IF false THEN PERFORM write_usage',
+  ],
+  [
+    'the charge is not posted',
+    'post_settlement',
+    'WHERE x.amount <> 0',
+    'WHERE x.amount <> 0 AND x.txn <> v_charge',
+  ],
+  [
+    'the hold stays pending',
+    'post_settlement',
+    'WHERE x.amount <> 0',
+    'WHERE x.amount <> 0 AND x.txn <> v_release',
+  ],
   [
     'rows of days and months keep the hold',
     'settle_legs',

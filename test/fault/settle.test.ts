@@ -1,8 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { expireOverdue } from '../../billing/expire.ts'
 import { settleJob } from '../../billing/settle.ts'
+import type { Db } from '../../db/client.ts'
 import { beatJob, claimJob, giveBackJob, requestCancel } from '../../db/job-claims.ts'
 import { findJob, markJobDeleted } from '../../db/jobs.ts'
+import { restageDispatch } from '../../db/outbox.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
@@ -247,10 +249,65 @@ test('ledger, usage and prices cannot be edited', async () => {
   for (const table of ['ledger_entry', 'ledger_txn', 'usage_event', 'price_version']) {
     await expect(db.sql`delete from ${db.sql(table)}`).rejects.toThrow(/append-only/)
   }
-  await expect(
-    db.sql.begin(async (sql) => {
-      await sql`insert into ledger_txn (id, kind, source_id) values ('led_x', 'test', 'x')`
-      await sql`insert into ledger_entry (txn_id, account_id, amount_micros, phase) values ('led_x', 'revenue', 5, 'posted')`
-    }),
-  ).rejects.toThrow(/does not sum to zero/)
+})
+
+test('entries that do not sum to zero, or lie nowhere, are refused where they are written', async () => {
+  const { db } = database
+  await db.sql`select post_transfer('credit', 'old', 'clearing', 'revenue', 5, 'posted')`
+  const entry = async (txn: string, account: string, phases = ['posted', 'posted']) => {
+    await db.sql`insert into ledger_txn (id, kind, source_id) values ('led_x', 'test', 'x') on conflict do nothing`
+    await db.sql`
+      insert into ledger_entry (txn_id, account_id, amount_micros, phase)
+      values (${txn}, ${account}, 5, ${phases[0] ?? ''}), (${txn}, 'revenue', -5, ${phases[1] ?? ''})`
+  }
+  const one = db.sql`
+    insert into ledger_entry (txn_id, account_id, amount_micros, phase) values ('led_credit_old', 'revenue', 5, 'posted')`
+  await expect(one).rejects.toThrow(/led_credit_old does not sum to zero/)
+  await expect(entry('led_x', 'revenue', ['posted', 'pending'])).rejects.toThrow(/sum to zero/)
+  await expect(entry('led_y', 'clearing')).rejects.toThrow(/is not there/)
+  await expect(entry('led_x', 'receivable:nobody')).rejects.toThrow(/is not there/)
+  await entry('led_x', 'clearing')
+  await entry('led_credit_old', 'clearing')
+  const rows = await db.sql`select 1 from ledger_entry where txn_id in ('led_x', 'led_credit_old')`
+  expect(rows).toHaveLength(6)
+})
+
+describe('the sweep of a full table', () => {
+  /** The plan of a statement for any values, as a line per step. */
+  async function planOf(db: Db, run: (db: Db) => Promise<unknown>): Promise<string> {
+    const seen: string[] = []
+    const spy = { ...db, sql: Object.assign(capture(seen), db.sql) } as Db
+    await run(spy).catch(() => {})
+    const lines = await db.sql.unsafe(`explain (generic_plan) ${seen[0] ?? ''}`)
+    return lines.map((line) => String(line['QUERY PLAN'])).join('\n')
+  }
+
+  /** Keeps a statement's text and runs nothing. */
+  function capture(seen: string[]) {
+    return (parts: TemplateStringsArray) => {
+      seen.push(parts.reduce((text, part, index) => `${text}$${index}${part}`))
+      return Promise.reject(new Error('captured'))
+    }
+  }
+
+  test('reads unfinished jobs by an index, however many have ended', async () => {
+    // Its own database: these jobs have no money.
+    const full = await createTestDatabase()
+    try {
+      await full.db.sql`
+        insert into job (id, org_id, team_id, key_id, request_hash, dialect, model, width, height, n, seed, format,
+                         state, created_at, finished_at, deadline_at)
+        select 'job_' || i, 'o', 't', 'k', 'h', 'native', 'm', 64, 64, 1, 1, 'png', 'succeeded',
+               now() - interval '1 day', now(), now() - interval '23 hours' from generate_series(1, 100000) i`
+      await full.db.sql`analyze job`
+      const expiry = await planOf(full.db, (db) => expireOverdue(db, { limit: 100 }))
+      expect(expiry).toMatch(/Index Scan using job_open_by_deadline/)
+      const lost = { olderThanSeconds: 900, limit: 200 }
+      const restaging = await planOf(full.db, (db) => restageDispatch(db, lost))
+      expect(restaging).toMatch(/Index Scan using job_open_by_age/)
+      expect(expiry + restaging).not.toMatch(/Seq Scan on job/)
+    } finally {
+      await full.close()
+    }
+  }, 60_000)
 })

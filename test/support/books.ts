@@ -45,6 +45,9 @@ const RULES: Record<string, string> = {
   'a hold is open exactly while its job is unfinished': `
     select j.id, j.state, r.state from job j join reservation r on r.job_id = j.id
      where (r.state = 'held') <> (j.state in ('accepted', 'queued', 'running'))`,
+  'a job has an end exactly when it is finished': `
+    select id, state from job
+     where (finished_at is null) <> (state in ('accepted', 'queued', 'running'))`,
   'captured = what the stored images of a finished job cost, each at most the unit price': `
     select j.id from job j join reservation r on r.job_id = j.id
       left join usage_event u on u.job_id = j.id
@@ -64,6 +67,39 @@ const RULES: Record<string, string> = {
                 <> (select coalesce(sum(captured_micros), 0) from reservation)`,
   'every ledger transaction sums to zero in each phase': `
     select txn_id from ledger_entry group by txn_id, phase having sum(amount_micros) <> 0`,
+  // What foreign keys would say of the tables that grow with every job.
+  'a job belongs to an org, a team and a key of that org': `
+    select j.id from job j left join org o on o.id = j.org_id
+      left join team t on t.id = j.team_id and t.org_id = o.id
+      left join api_key k on k.id = j.key_id and k.org_id = o.id
+     where t.id is null or k.id is null`,
+  'a hold belongs to a job, lies on budget rows of its org and has prices that are there': `
+    select r.id from reservation r left join job j on j.id = r.job_id
+      left join price_version p on p.id = r.price_version_id
+      left join price_version v on v.id = r.list_version_id
+      left join org_price c on c.id = r.org_price_id
+     where j.id is null or p.id is null or v.id is null or (r.org_price_id is not null and c.org_id is distinct from j.org_id)
+    union all
+    select l.reservation_id from reservation_leg l left join reservation r on r.id = l.reservation_id
+      left join job j on j.id = r.job_id
+      left join budget b on b.id = l.budget_id and b.scope_id in (j.key_id, j.team_id, j.org_id)
+     where b.id is null`,
+  'a ledger entry lies in a transaction and on an account': `
+    select e.id::text from ledger_entry e left join ledger_txn t on t.id = e.txn_id
+      left join ledger_account a on a.id = e.account_id where t.id is null or a.id is null`,
+  'usage, outputs, burned credit and events of jobs name rows that are there': `
+    select u.id from usage_event u left join job j on j.id = u.job_id and j.org_id = u.org_id
+      left join price_version p on p.id = u.price_version_id and p.sku_id = u.sku_id
+      left join price_version v on v.id = u.list_version_id
+      left join org_price c on c.id = u.org_price_id
+     where j.id is null or p.id is null or v.id is null or (u.org_price_id is not null and c.id is null)
+    union all
+    select o.job_id from job_output o left join job j on j.id = o.job_id where j.id is null
+    union all
+    select b.job_id from credit_burn b left join job j on j.id = b.job_id
+      left join credit_grant g on g.id = b.grant_id and g.org_id = j.org_id where g.id is null
+    union all
+    select e.id from webhook_event e left join org o on o.id = e.org_id where o.id is null`,
   'no ledger transaction is empty': `
     select t.id from ledger_txn t where not exists (select 1 from ledger_entry e where e.txn_id = t.id)`,
   'pending entries = open reservations': `
