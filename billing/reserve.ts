@@ -79,9 +79,6 @@ export type ReserveRefusal =
       maxInflight: number
     }
 
-/** The SQLSTATE with which the database function undoes a reservation that a budget refuses. */
-const REFUSED = 'GP402'
-
 /**
  * Accepts a job and holds its full price on key, team and org, or does nothing and says why: one round trip,
  * one commit for job row, hold, ledger and outbox. No budget is passed by any number of callers at once. The
@@ -93,13 +90,30 @@ const REFUSED = 'GP402'
  * @throws the connection's error when the second call fails too; whether there is a job is then not known
  */
 export async function reserveJob(db: Db, input: ReserveInput): Promise<ReserveResult> {
-  const document = toDocument(input)
-  try {
-    return await callReserve(db, document)
-  } catch (error) {
-    if (!isOutcomeUnknown(error)) throw error
-    return await callReserve(db, document)
-  }
+  const [result] = await reserveJobs(db, [input])
+  if (!result) throw new Error('reserve_jobs returned no result')
+  return result
+}
+
+/**
+ * The same for several jobs in one round trip and one commit: the results are those of single calls made one after
+ * the other in this order.
+ *
+ * @throws as `reserveJob` does; or, of a call that is broken, its error, and then none of these jobs was made
+ */
+export async function reserveJobs(
+  db: Db,
+  inputs: readonly ReserveInput[],
+): Promise<ReserveResult[]> {
+  const results = await callReserve(db, `[${inputs.map(toDocument).join(',')}]`)
+  // An equal call among these is answered by what the first of them made.
+  return Promise.all(
+    inputs.map((input, index) => {
+      const result = results[index]
+      if (!result) throw new Error('reserve_jobs returned too few results')
+      return Promise.resolve(toResult(result) ?? reserveJob(db, input))
+    }),
+  )
 }
 
 /** What `reserveJob` would say of a repeat under this idempotency key; null for a new one. Reserves nothing. */
@@ -113,17 +127,28 @@ export async function findReplay(
   return row?.result ? toResult(row.result) : null
 }
 
-async function callReserve(db: Db, document: string): Promise<ReserveResult> {
-  try {
-    const [row] = await db.sql<{ result: WireResult }[]>`
-      select reserve_job(${document}::text::jsonb) as result`
-    if (!row) throw new Error('reserve_job returned no row')
-    return toResult(row.result)
-  } catch (error) {
-    const refusal = refusalOf(error)
-    if (!refusal) throw error
-    return toResult(refusal)
+/** Tries of one call; the last error is the caller's. */
+const MAX_TRIES = 3
+
+async function callReserve(db: Db, document: string): Promise<WireResult[]> {
+  for (let tries = 1; ; tries++) {
+    try {
+      const [row] = await db.sql<{ results: WireResult[] }[]>`
+        select reserve_jobs(${document}::text::jsonb) as results`
+      return row?.results ?? []
+    } catch (error) {
+      // An answer that was lost is asked for once more, and so is one that an equal call came between.
+      const mayRepeat = isConflict(error)
+        ? tries < MAX_TRIES
+        : tries === 1 && isOutcomeUnknown(error)
+      if (!mayRepeat) throw error
+    }
   }
+}
+
+/** An equal call was accepted between look and write; the next look sees it. */
+function isConflict(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === '40001'
 }
 
 function toDocument({ job, price }: ReserveInput): string {
@@ -170,6 +195,8 @@ type WireResult =
       max_inflight?: number | null
     }
   | { ok: false; reason: 'key_inactive' | 'org_frozen' }
+  /** An equal call of the same batch was accepted. */
+  | { ok: false; reason: 'repeated' }
   | { ok: false; reason: 'idempotency_mismatch'; job_id: string }
   | {
       ok: false
@@ -190,13 +217,8 @@ type WireResult =
       max_inflight: number
     }
 
-function refusalOf(error: unknown): WireResult | null {
-  if (!(error instanceof Error) || !('code' in error) || error.code !== REFUSED) return null
-  const detail = 'detail' in error ? error.detail : null
-  return typeof detail === 'string' ? (JSON.parse(detail) as WireResult) : null
-}
-
-function toResult(wire: WireResult): ReserveResult {
+/** Null where the answer is that of the same call made again. */
+function toResult(wire: WireResult): ReserveResult | null {
   if (wire.ok) {
     const { inflight, max_inflight: maxInflight, outbox_id: outboxId } = wire
     return {
@@ -209,6 +231,8 @@ function toResult(wire: WireResult): ReserveResult {
     }
   }
   switch (wire.reason) {
+    case 'repeated':
+      return null
     case 'key_inactive':
     case 'org_frozen':
       return { ok: false, reason: wire.reason }

@@ -40,7 +40,7 @@ export async function markDispatched(db: Db, ids: readonly bigint[]): Promise<vo
        where id = any(${ids.map(String)}::bigint[]) and done_at is null
       returning payload->>'job_id' as job_id)
     update job set dispatched_at = now(), state = case state when 'accepted' then 'queued' else state end
-     where id in (select job_id from sent) and finished_at is null`
+     where id in (select job_id from sent) and state in ('accepted', 'queued', 'running')`
 }
 
 /**

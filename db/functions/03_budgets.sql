@@ -1,5 +1,7 @@
 -- Limits of key, team and org, and the holds on them.
 
+DROP FUNCTION IF EXISTS ensure_period(budget, text, timestamptz, bigint);
+
 -- Why a budget row cannot take an amount more, as the caller sees it; null when it can.
 CREATE OR REPLACE FUNCTION budget_refusal(b budget, p_amount bigint) RETURNS jsonb LANGUAGE sql STABLE AS $$
   SELECT CASE
@@ -21,85 +23,37 @@ CREATE OR REPLACE FUNCTION period_limit(b budget, p_kind text) RETURNS bigint LA
 $$;
 
 -- The row of a level's day or month; made when its first job comes. Only under the lock of the balance row.
-CREATE OR REPLACE FUNCTION ensure_period(b budget, p_kind text, p_start timestamptz, p_limit bigint) RETURNS void
-LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION ensure_period(b budget, p_kind text, p_start timestamptz, p_limit bigint) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  v_id text;
+BEGIN
   INSERT INTO budget (id, scope, scope_id, kind, period_start, period_end, limit_micros, soft_bp)
   VALUES (new_id('bud'), b.scope, b.scope_id, p_kind, p_start, period_end(p_kind, p_start), p_limit, b.soft_bp)
-  ON CONFLICT (scope, scope_id, kind, period_start) DO NOTHING
-$$;
-
--- Adds a hold to one row or refuses the whole reservation: the raised error undoes everything before it.
--- Returns a row of nulls when there is no such row.
-CREATE OR REPLACE FUNCTION hold_on_budget(p_scope text, p_scope_id text, p_kind text, p_start timestamptz, p_amount bigint)
-RETURNS budget LANGUAGE plpgsql AS $$
-DECLARE
-  v_row budget;
-BEGIN
-  UPDATE budget SET held_micros = held_micros + p_amount,
-                    inflight = inflight + CASE kind WHEN 'balance' THEN 1 ELSE 0 END
-   WHERE scope = p_scope AND scope_id = p_scope_id AND kind = p_kind AND period_start = p_start
-     AND (limit_micros IS NULL OR held_micros + spent_micros + p_amount <= limit_micros)
-     AND (max_inflight IS NULL OR inflight < max_inflight)
-  RETURNING * INTO v_row;
-  IF FOUND THEN RETURN v_row; END IF;
-  SELECT * INTO v_row FROM budget
-   WHERE scope = p_scope AND scope_id = p_scope_id AND kind = p_kind AND period_start = p_start;
-  IF NOT FOUND THEN RETURN NULL; END IF;
-  -- Room may have come back between the two statements; the refusal then states the row as it is now.
-  RAISE EXCEPTION 'reservation refused' USING ERRCODE = 'GP402', DETAIL = coalesce(
-    budget_refusal(v_row, p_amount),
-    jsonb_build_object('ok', false, 'reason', 'too_many_inflight', 'scope', p_scope,
-                       'inflight', v_row.inflight, 'max_inflight', coalesce(v_row.max_inflight, v_row.inflight)))::text;
+  ON CONFLICT (scope, scope_id, kind, period_start) DO NOTHING RETURNING id INTO v_id;
+  RETURN v_id;
 END $$;
 
--- Holds on the row of a level's day or month under way, and makes it when it is not there. Returns its id.
-CREATE OR REPLACE FUNCTION hold_on_period(b budget, p_kind text, p_amount bigint) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-  v_start constant timestamptz := period_start(p_kind);
-  v_row budget;
-BEGIN
-  v_row := hold_on_budget(b.scope, b.scope_id, p_kind, v_start, p_amount);
-  IF v_row.id IS NULL THEN
-    PERFORM ensure_period(b, p_kind, v_start, period_limit(b, p_kind));
-    v_row := hold_on_budget(b.scope, b.scope_id, p_kind, v_start, p_amount);
-  END IF;
-  RETURN v_row.id;
-END $$;
-
--- Holds on a level's balance row and, where it limits days or months, on those under way. Returns their ids. The month
--- goes first: who is refused by both has to hear of the one that lasts longer.
-CREATE OR REPLACE FUNCTION hold_on_level(p_scope text, p_scope_id text, p_amount bigint) RETURNS text[] LANGUAGE plpgsql AS $$
-DECLARE
-  v_balance budget;
-  v_ids text[];
-BEGIN
-  v_balance := hold_on_budget(p_scope, p_scope_id, 'balance', 'epoch', p_amount);
-  IF v_balance.id IS NULL THEN RAISE EXCEPTION '% % has no balance row', p_scope, p_scope_id; END IF;
-  v_ids := ARRAY[v_balance.id];
-  IF v_balance.month_limit_micros IS NOT NULL THEN v_ids := v_ids || hold_on_period(v_balance, 'month', p_amount); END IF;
-  IF v_balance.day_limit_micros IS NOT NULL THEN v_ids := v_ids || hold_on_period(v_balance, 'day', p_amount); END IF;
-  RETURN v_ids;
-END $$;
-
--- Why the day or month under way of a level cannot take an amount more; null when it can or is not limited. Its first
--- job makes the row: until then the limit stands on the balance row and nothing counts against it.
-CREATE OR REPLACE FUNCTION period_refusal(b budget, p_kind text, p_amount bigint) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+-- The row of a level's day or month under way. Its first job makes the row: until then it has no id, the limit stands
+-- on the balance row and nothing counts against it. Null when the level does not limit such periods.
+CREATE OR REPLACE FUNCTION period_row(b budget, p_kind text) RETURNS budget LANGUAGE plpgsql STABLE AS $$
 DECLARE
   v_row budget;
 BEGIN
   IF period_limit(b, p_kind) IS NULL THEN RETURN NULL; END IF;
   SELECT * INTO v_row FROM budget
    WHERE scope = b.scope AND scope_id = b.scope_id AND kind = p_kind AND period_start = period_start(p_kind);
-  IF NOT FOUND THEN
-    v_row := b;
-    v_row.kind := p_kind;
-    v_row.period_end := period_end(p_kind, period_start(p_kind));
-    v_row.limit_micros := period_limit(b, p_kind);
-    v_row.held_micros := 0;
-    v_row.spent_micros := 0;
-    v_row.max_inflight := NULL;
-  END IF;
-  RETURN budget_refusal(v_row, p_amount);
+  IF FOUND THEN RETURN v_row; END IF;
+  v_row := b;
+  v_row.id := NULL;
+  v_row.kind := p_kind;
+  v_row.period_start := period_start(p_kind);
+  v_row.period_end := period_end(p_kind, v_row.period_start);
+  v_row.limit_micros := period_limit(b, p_kind);
+  v_row.held_micros := 0;
+  v_row.spent_micros := 0;
+  v_row.max_inflight := NULL;
+  RETURN v_row;
 END $$;
 
 -- The limit of a row that is to be limited to p_wish: never below what is committed.
@@ -241,4 +195,6 @@ $$;
 
 ALTER FUNCTION set_budget(text, text, jsonb) SET search_path = public, pg_temp;
 
-DROP FUNCTION IF EXISTS ensure_month(text, text, timestamptz, bigint), set_month_limit(budget, bigint), month_refusal(budget, bigint);
+DROP FUNCTION IF EXISTS ensure_month(text, text, timestamptz, bigint), set_month_limit(budget, bigint), month_refusal(budget, bigint),
+  hold_on_level(text, text, bigint), hold_on_period(budget, text, bigint), period_refusal(budget, text, bigint),
+  hold_on_budget(text, text, text, timestamptz, bigint);

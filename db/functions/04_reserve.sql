@@ -11,11 +11,13 @@ BEGIN
   RETURN FOUND;
 END $$;
 
--- The settlement mode of the org of a key that may start jobs; null when it may not.
-CREATE OR REPLACE FUNCTION active_key_mode(p_key text, p_team text, p_org text) RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT o.settlement_mode FROM api_key k JOIN org o ON o.id = k.org_id
-   WHERE k.id = p_key AND k.team_id = p_team AND k.org_id = p_org AND k.revoked_at IS NULL
-     AND (k.expires_at IS NULL OR k.expires_at > now())
+-- Those of these keys that may start jobs: each with its team and org as `who`, the org's settlement mode, and whether
+-- the org is frozen (disputed payment, unpaid invoice) and so starts nothing.
+CREATE OR REPLACE FUNCTION active_keys(p_keys text[]) RETURNS TABLE (who text, mode text, is_frozen boolean)
+LANGUAGE sql STABLE AS $$
+  SELECT k.id || ' ' || k.team_id || ' ' || k.org_id, o.settlement_mode, o.frozen_at IS NOT NULL
+    FROM api_key k JOIN org o ON o.id = k.org_id
+   WHERE k.id = ANY (p_keys) AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
 $$;
 
 -- What an earlier call has made: this very call, whose answer was lost on its way (the job has its id), or one
@@ -40,93 +42,293 @@ BEGIN
                      AND o.topic = 'job.dispatch' AND o.done_at IS NULL));
 END $$;
 
--- False when there is a job of this id or under this idempotency key; waits for one that is being made.
-CREATE OR REPLACE FUNCTION insert_job(j jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+-- What can be said of calls before any budget is looked at: what an earlier call has made (where `p_ids` is given), that
+-- the key may not start jobs. Null where neither is so. `modes`: the settlement mode of each call's org.
+CREATE OR REPLACE FUNCTION look_at_calls(
+  p_jobs jsonb[], p_ids text[], p_keys text[], p_orders text[], OUT results jsonb[], OUT modes text[]
+) LANGUAGE plpgsql AS $$
+DECLARE
+  v_known boolean := false;
+  v_who text[];
+  v_mode text[];
+  v_frozen boolean[];
+  v_at int;
+BEGIN
+  IF p_ids IS NOT NULL THEN v_known := EXISTS (SELECT 1 FROM job WHERE id = ANY (p_ids)); END IF;
+  IF p_ids IS NOT NULL AND p_orders IS NOT NULL AND NOT v_known THEN
+    v_known := EXISTS (SELECT 1 FROM job WHERE key_id = ANY (p_keys) AND idempotency_key = ANY (p_orders));
+  END IF;
+  SELECT array_agg(who), array_agg(mode), array_agg(is_frozen) INTO v_who, v_mode, v_frozen FROM active_keys(p_keys);
+  FOR n IN 1..cardinality(p_jobs) LOOP
+    results[n] := NULL;
+    modes[n] := NULL;
+    IF v_known THEN
+      results[n] := earlier_job(p_ids[n], p_keys[n], p_jobs[n]->>'idempotency_key', p_jobs[n]->>'request_hash');
+      CONTINUE WHEN results[n] IS NOT NULL;
+    END IF;
+    v_at := array_position(v_who, p_keys[n] || ' ' || (p_jobs[n]->>'team_id') || ' ' || (p_jobs[n]->>'org_id'));
+    IF v_at IS NULL THEN
+      results[n] := '{"ok": false, "reason": "key_inactive"}';
+    ELSIF v_frozen[v_at] THEN
+      results[n] := '{"ok": false, "reason": "org_frozen"}';
+    ELSE
+      modes[n] := v_mode[v_at];
+    END IF;
+  END LOOP;
+END $$;
+
+-- The rows of accepted calls, except those that others share. Returns the ids of their messages, in the same order.
+CREATE OR REPLACE FUNCTION write_reservations(
+  p_calls jsonb[], p_jobs jsonb[], p_ids text[], p_amounts bigint[], p_modes text[]
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+  v_written int;
+  v_outbox bigint[];
 BEGIN
   INSERT INTO job (id, org_id, team_id, key_id, idempotency_key, request_hash, dialect, model, prompt, width,
                    height, n, quality, priority, seed, steps, guidance_scale, format, caller_fields, webhook_url, state, deadline_at)
-  VALUES (j->>'id', j->>'org_id', j->>'team_id', j->>'key_id', j->>'idempotency_key', j->>'request_hash',
-          j->>'dialect', j->>'model', j->>'prompt', (j->>'width')::int, (j->>'height')::int, (j->>'n')::int,
-          coalesce(j->>'quality', 'hd'), coalesce(j->>'priority', 'standard'), (j->>'seed')::bigint, (j->>'steps')::int, (j->>'guidance_scale')::real, j->>'format',
-          coalesce(j->'caller_fields', '{}'), j->>'webhook_url', 'accepted',
-          now() + make_interval(secs => (j->>'deadline_seconds')::double precision))
+  SELECT j->>'id', j->>'org_id', j->>'team_id', j->>'key_id', j->>'idempotency_key', j->>'request_hash',
+         j->>'dialect', j->>'model', j->>'prompt', (j->>'width')::int, (j->>'height')::int, (j->>'n')::int,
+         coalesce(j->>'quality', 'hd'), coalesce(j->>'priority', 'standard'), (j->>'seed')::bigint, (j->>'steps')::int,
+         (j->>'guidance_scale')::real, j->>'format', coalesce(j->'caller_fields', '{}'), j->>'webhook_url', 'accepted',
+         now() + make_interval(secs => (j->>'deadline_seconds')::double precision)
+    FROM unnest(p_jobs) AS j
   ON CONFLICT DO NOTHING;
-  RETURN FOUND;
-END $$;
-
--- Job, hold on every level, reservation, ledger hold and outbox row: all or nothing, in one round trip. Safe to
--- repeat under one job id: who lost the answer calls again and is told of the job that was made.
-CREATE OR REPLACE FUNCTION reserve_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-  j constant jsonb := input->'job';
-  v_suffix constant text := substr(j->>'id', 5);
-  v_unit constant bigint := (input->>'unit_micros')::bigint;
-  v_amount constant bigint := v_unit * (j->>'n')::int;
-  v_scopes constant text[] := ARRAY['key', 'team', 'org'];
-  v_ids constant text[] := ARRAY[j->>'key_id', j->>'team_id', j->>'org_id'];
-  v_legs text[] := ARRAY[]::text[];
-  v_mode text;
-  v_result jsonb;
-  v_outbox bigint;
-  v_row budget;
-  v_max_inflight int;
-  v_free int := 2147483647;
-BEGIN
-  v_result := earlier_job(j->>'id', v_ids[1], j->>'idempotency_key', j->>'request_hash');
-  IF v_result IS NOT NULL THEN RETURN v_result; END IF;
-
-  v_mode := active_key_mode(v_ids[1], v_ids[2], v_ids[3]);
-  IF v_mode IS NULL THEN RETURN jsonb_build_object('ok', false, 'reason', 'key_inactive'); END IF;
-
-  -- A look without locks refuses what is plainly over, so that a flood of refusals writes nothing. It also finds
-  -- the level with the fewest free places, which the caller is told.
-  FOR i IN 1..3 LOOP
-    SELECT * INTO v_row FROM budget b WHERE b.scope = v_scopes[i] AND b.scope_id = v_ids[i]
-       AND b.kind = 'balance' AND b.period_start = 'epoch';
-    v_result := coalesce(budget_refusal(v_row, v_amount),
-      CASE WHEN v_row.month_limit_micros IS NOT NULL THEN period_refusal(v_row, 'month', v_amount) END,
-      CASE WHEN v_row.day_limit_micros IS NOT NULL THEN period_refusal(v_row, 'day', v_amount) END);
-    IF v_result IS NOT NULL THEN RETURN v_result; END IF;
-    IF v_row.max_inflight - v_row.inflight < v_free THEN
-      v_max_inflight := v_row.max_inflight;
-      v_free := v_row.max_inflight - v_row.inflight;
+  GET DIAGNOSTICS v_written = ROW_COUNT;
+  IF v_written <> cardinality(p_ids) THEN
+    IF EXISTS (SELECT 1 FROM job e JOIN unnest(p_jobs) AS j ON e.id = j->>'id' AND e.key_id <> j->>'key_id') THEN
+      RAISE EXCEPTION 'the id of a job is taken: one of %', p_ids;
     END IF;
-  END LOOP;
-
-  IF NOT insert_job(j) THEN
-    -- An equal call committed while this one was under way: the same again, or one under its idempotency key.
-    v_result := earlier_job(j->>'id', v_ids[1], j->>'idempotency_key', j->>'request_hash');
-    IF v_result IS NULL THEN RAISE EXCEPTION 'the id of job % is taken', j->>'id'; END IF;
-    RETURN v_result;
+    -- An equal call was accepted since these were looked at; a look that begins now sees it.
+    RAISE EXCEPTION 'a job was made meanwhile: one of %', p_ids USING ERRCODE = 'serialization_failure';
   END IF;
+
   INSERT INTO reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, list_version_id,
                            org_price_id, expires_at)
-  VALUES ('res_' || v_suffix, j->>'id', 'held', v_unit, v_amount, input->>'price_version_id',
-          coalesce(input->>'list_version_id', input->>'price_version_id'), input->>'org_price_id',
-          now() + make_interval(secs => (j->>'deadline_seconds')::double precision));
-  IF v_amount > 0 THEN
-    PERFORM post_transfer('hold', v_suffix, funding_account(v_ids[3], v_ids[2], v_mode), income_account(v_mode), v_amount, 'pending');
-  END IF;
-  INSERT INTO outbox (topic, dedupe_key, payload)
-  VALUES ('job.dispatch', (j->>'id') || ':0', jsonb_build_object('job_id', j->>'id', 'org_id', v_ids[3]))
-  RETURNING id INTO v_outbox;
+  SELECT 'res_' || substr(x.id, 5), x.id, 'held', (c->>'unit_micros')::bigint, amount,
+         c->>'price_version_id', coalesce(c->>'list_version_id', c->>'price_version_id'), c->>'org_price_id',
+         now() + make_interval(secs => (j->>'deadline_seconds')::double precision)
+    FROM unnest(p_calls, p_jobs, p_ids, p_amounts) AS x(c, j, id, amount)
+   WHERE (SELECT id FROM price_version WHERE id = c->>'price_version_id') IS NOT NULL
+     AND (c->>'list_version_id' IS NULL OR c->>'list_version_id' = c->>'price_version_id'
+          OR (SELECT id FROM price_version WHERE id = c->>'list_version_id') IS NOT NULL)
+     AND (c->>'org_price_id' IS NULL OR (SELECT id FROM org_price WHERE id = c->>'org_price_id') IS NOT NULL);
+  GET DIAGNOSTICS v_written = ROW_COUNT;
+  IF v_written <> cardinality(p_ids) THEN RAISE EXCEPTION 'a price is not there, of one of %', p_ids; END IF;
 
-  -- The contended rows come last, the hottest (org) at the very end, so that they are locked shortest.
-  FOR i IN 1..3 LOOP
-    v_legs := v_legs || hold_on_level(v_scopes[i], v_ids[i], v_amount);
-    IF i = 1 AND active_key_mode(v_ids[1], v_ids[2], v_ids[3]) IS NULL THEN
-      -- Revoked since the look above. From here on a revocation waits for this call.
-      RAISE EXCEPTION 'reservation refused' USING ERRCODE = 'GP402',
-        DETAIL = jsonb_build_object('ok', false, 'reason', 'key_inactive')::text;
-    END IF;
-  END LOOP;
-  INSERT INTO reservation_leg (reservation_id, budget_id) SELECT 'res_' || v_suffix, unnest(v_legs);
-  RETURN jsonb_build_object('ok', true, 'replayed', false, 'job_id', j->>'id', 'state', 'accepted',
-    'outbox_id', v_outbox::text, 'inflight', v_max_inflight - v_free + 1, 'max_inflight', v_max_inflight);
+  INSERT INTO ledger_txn (id, kind, source_id)
+  SELECT 'led_hold_' || substr(x.id, 5), 'hold', substr(x.id, 5) FROM unnest(p_ids, p_amounts) AS x(id, amount) WHERE amount > 0;
+  INSERT INTO ledger_entry (txn_id, account_id, amount_micros, phase)
+  SELECT 'led_hold_' || substr(x.id, 5), CASE sign WHEN 1 THEN funding_account(j->>'org_id', j->>'team_id', mode)
+                                                   ELSE income_account(mode) END, sign * amount, 'pending'
+    FROM unnest(p_ids, p_jobs, p_amounts, p_modes) AS x(id, j, amount, mode), unnest(ARRAY[1, -1]) AS sign WHERE amount > 0;
+
+  WITH staged AS (
+    INSERT INTO outbox (topic, dedupe_key, payload)
+    SELECT 'job.dispatch', x.id || ':0', jsonb_build_object('job_id', x.id, 'org_id', j->>'org_id')
+      FROM unnest(p_ids, p_jobs) AS x(id, j)
+    RETURNING id
+  ) SELECT array_agg(id ORDER BY id) INTO v_outbox FROM staged;
+  RETURN v_outbox;
 END $$;
 
+-- The balance rows of some levels, in that order, and their days and months under way after them; `months` and `days`
+-- say where. With `p_lock` the balance rows are held until the transaction ends, and with them all the others.
+CREATE OR REPLACE FUNCTION read_levels(
+  p_scopes text[], p_ids text[], p_lock boolean, OUT budgets budget[], OUT months int[], OUT days int[]
+) LANGUAGE plpgsql AS $$
+DECLARE
+  b budget;
+BEGIN
+  -- One row after the other, in this order, whatever a planner thinks of it.
+  IF p_lock THEN
+    SELECT array_agg(l.r) INTO budgets FROM unnest(p_scopes, p_ids) AS x(level, owner), LATERAL (
+      SELECT r FROM budget r WHERE scope = level AND scope_id = owner AND kind = 'balance' AND period_start = 'epoch'
+         FOR NO KEY UPDATE) AS l;
+  ELSE
+    SELECT array_agg(l.r) INTO budgets FROM unnest(p_scopes, p_ids) AS x(level, owner), LATERAL (
+      SELECT r FROM budget r WHERE scope = level AND scope_id = owner AND kind = 'balance' AND period_start = 'epoch'
+      OFFSET 0) AS l;
+  END IF;
+  IF cardinality(budgets) IS DISTINCT FROM cardinality(p_ids) THEN RAISE EXCEPTION 'one of % has no balance row', p_ids; END IF;
+  FOR l IN 1..cardinality(p_ids) LOOP
+    b := budgets[l];
+    IF b.month_limit_micros IS NOT NULL THEN
+      budgets := budgets || period_row(b, 'month');
+      months[l] := cardinality(budgets);
+    END IF;
+    IF b.day_limit_micros IS NOT NULL THEN
+      budgets := budgets || period_row(b, 'day');
+      days[l] := cardinality(budgets);
+    END IF;
+  END LOOP;
+END $$;
+
+-- Accepts jobs: job, hold on every level, reservation, ledger hold and outbox row of each, or a refusal that leaves
+-- nothing behind, one after the other as if each had been a call of its own; one round trip, one commit. Safe to
+-- repeat under the same job ids: who lost the answer calls again and is told of the jobs that were made.
+--
+-- Round 1 looks without locks, so that what is plainly over writes nothing. Round 2 decides: it holds the balance rows
+-- of all calls, key -> team -> org, and with them their days and months and every other call of these keys.
+-- An error is a bug or a broken call; nothing of any call is written then.
+CREATE OR REPLACE FUNCTION reserve_jobs(calls jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  v_calls jsonb[];
+  v_jobs jsonb[];
+  v_ids text[];
+  v_keys text[];
+  v_orders text[];
+  v_modes text[];
+  v_results jsonb[];
+  v_known jsonb[];     -- what could be said at the first look
+  v_look record;
+  v_read record;
+  v_scopes text[];
+  v_levels text[];
+  v_rows budget[];
+  v_months int[];
+  v_days int[];
+  v_held bigint[];     -- what these calls add to each row
+  v_taken int[];
+  v_accepted int[];    -- their numbers
+  v_amounts bigint[];
+  v_leg_calls text[];
+  v_leg_rows int[];
+  v_touched int[];
+  v_outbox bigint[];
+  v_repeats boolean := false;
+  v_is_new boolean := true;
+  v_amount bigint;
+  v_free int;
+  v_max int;
+  v_at int;
+  k int;
+  b budget;
+  j jsonb;
+BEGIN
+  FOR n IN 1..jsonb_array_length(calls) LOOP
+    v_calls[n] := calls->(n - 1);
+    v_jobs[n] := v_calls[n]->'job';
+    v_ids[n] := v_jobs[n]->>'id';
+    v_keys[n] := v_jobs[n]->>'key_id';
+    IF v_jobs[n]->>'idempotency_key' IS NOT NULL THEN v_orders := v_orders || (v_jobs[n]->>'idempotency_key'); END IF;
+  END LOOP;
+  IF cardinality(v_jobs) > 1 THEN
+    v_repeats := (SELECT count(DISTINCT job->>'id') < count(*) OR count(DISTINCT (job->>'key_id', job->>'idempotency_key'))
+                      FILTER (WHERE job->>'idempotency_key' IS NOT NULL) < count(job->>'idempotency_key') FROM unnest(v_jobs) AS job);
+  END IF;
+
+  FOR v_round IN 1..2 LOOP
+    IF v_round = 2 THEN
+      v_read := read_levels(v_scopes, v_levels, true);
+      v_is_new := v_read.budgets <> v_rows;
+    END IF;
+    -- Who made a job of these keys since the first look has changed their rows.
+    v_look := look_at_calls(v_jobs, CASE WHEN v_is_new THEN v_ids END, v_keys, v_orders);
+    EXIT WHEN NOT v_is_new AND v_look.modes = v_modes;
+    FOR n IN 1..cardinality(v_jobs) LOOP
+      IF v_round = 1 OR v_known[n] IS NULL THEN v_results[n] := v_look.results[n]; END IF;
+    END LOOP;
+    IF v_round = 1 THEN v_known := v_results; END IF;
+    v_modes := v_look.modes;
+    IF v_round = 1 AND cardinality(v_jobs) = 1 THEN
+      IF v_results[1] IS NOT NULL THEN RETURN to_jsonb(v_results); END IF;
+      v_scopes := ARRAY['key', 'team', 'org'];
+      v_levels := ARRAY[v_keys[1], v_jobs[1]->>'team_id', v_jobs[1]->>'org_id'];
+    ELSIF v_round = 1 THEN
+      SELECT array_agg(x.scope ORDER BY place, id), array_agg(x.id ORDER BY place, id) INTO v_scopes, v_levels
+        FROM (SELECT DISTINCT l.place, l.scope, l.id FROM unnest(v_jobs, v_modes) AS c(job, mode), LATERAL (VALUES
+                (1, 'key', job->>'key_id'), (2, 'team', job->>'team_id'), (3, 'org', job->>'org_id')) AS l(place, scope, id)
+               WHERE mode IS NOT NULL) AS x;
+      IF v_levels IS NULL THEN RETURN to_jsonb(v_results); END IF;
+    END IF;
+    IF v_round = 1 THEN v_read := read_levels(v_scopes, v_levels, false); END IF;
+    v_rows := v_read.budgets;
+    v_months := v_read.months;
+    v_days := v_read.days;
+
+    v_held := array_fill(0::bigint, ARRAY[cardinality(v_rows)]);
+    v_taken := array_fill(0, ARRAY[cardinality(v_rows)]);
+    v_accepted := '{}';
+    v_amounts := '{}';
+    v_leg_calls := '{}';
+    v_leg_rows := '{}';
+    <<calls>>
+    FOR n IN 1..cardinality(v_jobs) LOOP
+      CONTINUE WHEN v_results[n] IS NOT NULL;
+      j := v_jobs[n];
+      FOREACH k IN ARRAY CASE WHEN v_repeats THEN v_accepted ELSE '{}' END LOOP
+        IF v_ids[k] = v_ids[n] OR (v_keys[k] = v_keys[n] AND v_jobs[k]->>'idempotency_key' = j->>'idempotency_key') THEN
+          -- The answer to an equal call is that of a repeat once this one is over.
+          v_results[n] := '{"ok": false, "reason": "repeated"}';
+          CONTINUE calls;
+        END IF;
+      END LOOP;
+      v_amount := (v_calls[n]->>'unit_micros')::bigint * (j->>'n')::int;
+      v_touched := '{}';
+      v_max := NULL;
+      v_free := NULL;
+      FOREACH v_at IN ARRAY ARRAY[array_position(v_levels, v_keys[n]), array_position(v_levels, j->>'team_id'),
+                                  array_position(v_levels, j->>'org_id')] LOOP
+        -- The month goes before the day: who is refused by both has to hear of the one that lasts longer.
+        FOREACH k IN ARRAY ARRAY[v_at, v_months[v_at], v_days[v_at]] LOOP
+          CONTINUE WHEN k IS NULL;
+          b := v_rows[k];
+          b.held_micros := b.held_micros + v_held[k];
+          b.inflight := b.inflight + v_taken[k];
+          v_results[n] := budget_refusal(b, v_amount);
+          CONTINUE calls WHEN v_results[n] IS NOT NULL;
+          v_touched := v_touched || k;
+          -- The caller is told of the level with the fewest free places.
+          IF b.max_inflight - b.inflight < coalesce(v_free, 2147483647) THEN
+            v_max := b.max_inflight;
+            v_free := b.max_inflight - b.inflight;
+          END IF;
+        END LOOP;
+      END LOOP;
+      FOREACH k IN ARRAY v_touched LOOP
+        v_held[k] := v_held[k] + v_amount;
+        v_taken[k] := v_taken[k] + 1;
+        v_leg_calls := v_leg_calls || ('res_' || substr(v_ids[n], 5));
+        v_leg_rows := v_leg_rows || k;
+      END LOOP;
+      v_accepted := v_accepted || n;
+      v_amounts := v_amounts || v_amount;
+      v_results[n] := jsonb_build_object('ok', true, 'replayed', false, 'job_id', v_ids[n], 'state', 'accepted',
+                                         'inflight', v_max - v_free + 1, 'max_inflight', v_max);
+    END LOOP;
+    IF v_accepted = '{}' THEN RETURN to_jsonb(v_results); END IF;
+  END LOOP;
+
+  IF cardinality(v_accepted) < cardinality(v_calls) THEN
+    v_calls := ARRAY(SELECT v_calls[a] FROM unnest(v_accepted) AS a);
+    v_jobs := ARRAY(SELECT v_jobs[a] FROM unnest(v_accepted) AS a);
+    v_ids := ARRAY(SELECT v_ids[a] FROM unnest(v_accepted) AS a);
+    v_modes := ARRAY(SELECT v_modes[a] FROM unnest(v_accepted) AS a);
+  END IF;
+  v_outbox := write_reservations(v_calls, v_jobs, v_ids, v_amounts, v_modes);
+  FOR n IN 1..cardinality(v_accepted) LOOP
+    k := v_accepted[n];
+    v_results[k] := v_results[k] || jsonb_build_object('outbox_id', v_outbox[n]::text);
+  END LOOP;
+  v_ids := '{}';
+  FOR n IN 1..cardinality(v_rows) LOOP
+    b := v_rows[n];
+    IF b.id IS NULL AND v_taken[n] > 0 THEN b.id := ensure_period(b, b.kind, b.period_start, b.limit_micros); END IF;
+    v_ids[n] := CASE WHEN v_taken[n] > 0 THEN b.id END;
+  END LOOP;
+  UPDATE budget SET held_micros = held_micros + v_held[array_position(v_ids, id)],
+                    inflight = inflight + CASE kind WHEN 'balance' THEN v_taken[array_position(v_ids, id)] ELSE 0 END
+   WHERE id = ANY (v_ids);
+  INSERT INTO reservation_leg (reservation_id, budget_id)
+  SELECT x.reservation, v_ids[x.place] FROM unnest(v_leg_calls, v_leg_rows) AS x(reservation, place);
+  RETURN to_jsonb(v_results);
+END $$;
+
+DROP FUNCTION IF EXISTS reserve_job(jsonb), insert_job(jsonb), active_key_mode(text, text, text);
+
 -- Names are looked up in this schema alone, whatever the caller's session says.
-ALTER FUNCTION reserve_job(jsonb) SET search_path = public, pg_temp;
+ALTER FUNCTION reserve_jobs(jsonb) SET search_path = public, pg_temp;
 
 ALTER FUNCTION earlier_job(text, text, text, text) SET search_path = public, pg_temp;
 
@@ -134,9 +336,13 @@ ALTER FUNCTION revoke_key(text, text) SET search_path = public, pg_temp;
 
 -- Every statement finds its rows by key. A plan made while a table was nearly empty would read the whole of it
 -- for every job, until the next ANALYZE.
-ALTER FUNCTION reserve_job(jsonb) SET enable_seqscan = off;
+ALTER FUNCTION reserve_jobs(jsonb) SET enable_seqscan = off;
+
+ALTER FUNCTION reserve_jobs(jsonb) SET enable_hashjoin = off;
+
+ALTER FUNCTION reserve_jobs(jsonb) SET enable_mergejoin = off;
 
 -- And one plan is as good as another, so none is made for the values of each call.
-ALTER FUNCTION reserve_job(jsonb) SET plan_cache_mode = force_generic_plan;
+ALTER FUNCTION reserve_jobs(jsonb) SET plan_cache_mode = force_generic_plan;
 
 ALTER FUNCTION earlier_job(text, text, text, text) SET enable_seqscan = off;

@@ -14,17 +14,8 @@ END $$;
 CREATE OR REPLACE TRIGGER org_settlement_mode_stays BEFORE UPDATE OF settlement_mode ON org
   FOR EACH ROW EXECUTE FUNCTION keep_settlement_mode();
 
--- A frozen org (disputed payment, unpaid invoice) starts nothing, whichever way a job comes in.
-CREATE OR REPLACE FUNCTION refuse_frozen_org() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  IF EXISTS (SELECT 1 FROM org WHERE id = NEW.org_id AND frozen_at IS NOT NULL) THEN
-    RAISE EXCEPTION 'reservation refused' USING ERRCODE = 'GP402',
-      DETAIL = jsonb_build_object('ok', false, 'reason', 'org_frozen')::text;
-  END IF;
-  RETURN NEW;
-END $$;
-
-CREATE OR REPLACE TRIGGER job_of_frozen_org BEFORE INSERT ON job FOR EACH ROW EXECUTE FUNCTION refuse_frozen_org();
+DROP TRIGGER IF EXISTS job_of_frozen_org ON job;
+DROP FUNCTION IF EXISTS refuse_frozen_org();
 
 -- Whether the meter is told about an org's usage of that moment.
 CREATE OR REPLACE FUNCTION is_metered(p_org text, p_at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$

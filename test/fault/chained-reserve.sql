@@ -1,6 +1,7 @@
 -- A seeded bug, never part of the product: holds taken by chained CTEs that a later refusal does not undo.
-create or replace function reserve_job(input jsonb) returns jsonb language plpgsql as $$
+create or replace function reserve_jobs(calls jsonb) returns jsonb language plpgsql as $$
 declare
+  input constant jsonb := calls->0;
   j constant jsonb := input->'job';
   v_suffix constant text := substr(j->>'id', 5);
   v_amount constant bigint := (input->>'unit_micros')::bigint * (j->>'n')::int;
@@ -21,9 +22,13 @@ begin
   )
   select id into v_org from o;
   if v_org is null then
-    return jsonb_build_object('ok', false, 'reason', 'too_many_inflight', 'scope', 'org', 'inflight', 0, 'max_inflight', 0);
+    return jsonb_build_array(jsonb_build_object('ok', false, 'reason', 'too_many_inflight', 'scope', 'org', 'inflight', 0, 'max_inflight', 0));
   end if;
-  perform insert_job(j);
+  insert into job (id, org_id, team_id, key_id, request_hash, dialect, model, prompt, width, height, n, seed, format,
+                   state, deadline_at)
+  values (j->>'id', j->>'org_id', j->>'team_id', j->>'key_id', j->>'request_hash', j->>'dialect', j->>'model', j->>'prompt',
+          (j->>'width')::int, (j->>'height')::int, (j->>'n')::int, (j->>'seed')::bigint, j->>'format', 'accepted',
+          now() + interval '15 minutes');
   insert into reservation (id, job_id, state, unit_micros, amount_micros, price_version_id, list_version_id, expires_at)
   values ('res_' || v_suffix, j->>'id', 'held', (input->>'unit_micros')::bigint, v_amount,
           input->>'price_version_id', input->>'price_version_id', now() + interval '15 minutes');
@@ -33,5 +38,5 @@ begin
   insert into reservation_leg (reservation_id, budget_id)
   select 'res_' || v_suffix, id from budget where kind = 'balance'
      and scope_id in (j->>'key_id', j->>'team_id', j->>'org_id');
-  return jsonb_build_object('ok', true, 'replayed', false, 'job_id', j->>'id', 'state', 'accepted', 'outbox_id', null);
+  return jsonb_build_array(jsonb_build_object('ok', true, 'replayed', false, 'job_id', j->>'id', 'state', 'accepted', 'outbox_id', null));
 end $$;

@@ -16,7 +16,7 @@ import { createTenant } from '../support/tenant.ts'
 import { startWire } from '../support/wire.ts'
 import type { Wire } from '../support/wire.ts'
 
-/** Answers of `reserve_job` that are lost between database and gateway. */
+/** Answers of `reserve_jobs` that are lost between database and gateway. */
 let database: TestDatabase
 let wire: Wire
 let far: Db
@@ -47,7 +47,7 @@ function order(changes: Parameters<typeof newJob>[1] = {}): ReserveInput {
 
 /** Cuts the line when the answer of the nth reservation is on its way. */
 function cutAfter(nth: number): Promise<void> {
-  const trap = wire.trap({ when: 'after', sql: 'reserve_job', nth })
+  const trap = wire.trap({ when: 'after', sql: 'reserve_jobs', nth })
   return trap.reached.then(() => {
     wire.cut()
     trap.release()
@@ -110,7 +110,7 @@ test('a repeat that comes while the first call still works in the database waits
   const waiters = async () => {
     const [row] = await database.db.sql<{ count: number }[]>`
       select count(*)::int from pg_stat_activity
-       where datname = current_database() and wait_event_type = 'Lock' and query like '%reserve_job%'`
+       where datname = current_database() and wait_event_type = 'Lock' and query like '%reserve_jobs%'`
     return row?.count
   }
   const result = reserveJob(far, input)
@@ -174,7 +174,7 @@ describe('the gateway', () => {
   })
 
   test('takes it up even where the database had not begun with it', async () => {
-    const traps = [1, 2].map(() => wire.trap({ when: 'before', sql: 'reserve_job' }))
+    const traps = [1, 2].map(() => wire.trap({ when: 'before', sql: 'reserve_jobs' }))
     const refused = order()
     for (const trap of traps) {
       await trap.reached
