@@ -1,4 +1,5 @@
-import { findReplay, reserveJob } from '../billing/reserve.ts'
+import { findReplay } from '../billing/reserve.ts'
+import { ReserveOverload } from '../billing/reserve-queue.ts'
 import type { NewJob, ReserveRefusal, ReserveResult } from '../billing/reserve.ts'
 import { formatUsd } from '../billing/money.ts'
 import { toHex } from '../db/derive.ts'
@@ -84,7 +85,7 @@ export async function createJob(
     // A lost call whose job is not there is repeated under its id: it may still be on its way.
     if (earlier) jobId = createId('job')
     const job = toNewJob(order, principal, { ...checked, id: jobId, requestHash })
-    const reserved = await reserveJob(deps.db, { job, price: checked.price })
+    const reserved = await deps.reserve({ job, price: checked.price }).catch(refuseOverload)
     const accepted = accept(reserved, order)
     if (reserved.ok && !reserved.replayed) {
       // The sweep sends it if this fails, so the answer does not wait for the queue.
@@ -95,6 +96,14 @@ export async function createJob(
     if (!(error instanceof ApiError)) loseCall(deps, { ...call, jobId })
     throw error
   }
+}
+
+/** The calls before this one take about a second. */
+const OVERLOAD_RETRY_SECONDS = '1'
+
+function refuseOverload(error: unknown): never {
+  if (!(error instanceof ReserveOverload)) throw error
+  throw new ApiError('rate_limited', { headers: { 'retry-after': OVERLOAD_RETRY_SECONDS } })
 }
 
 /** Leaves the job of a call to an equal one: its caller was not told of it, and most clients will call again. */

@@ -1,3 +1,4 @@
+import type { Reserve } from '../billing/reserve-queue.ts'
 import type { StripeDeps } from '../billing/stripe/client.ts'
 import type { Db } from '../db/client.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
@@ -29,6 +30,8 @@ export interface Deps extends Peppers {
   readonly catalogue: Catalogue
   readonly waiter: JobWaiter
   readonly lostCalls: LostCalls
+  /** Accepts a job. On Node one writer for each org; on Workers no request may wait for another's. */
+  readonly reserve: Reserve
   readonly sendWebhook: SendWebhook
   /** Whether webhooks may go to this machine itself; only the embedded default says yes. */
   readonly allowLoopbackWebhooks: boolean

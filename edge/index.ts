@@ -4,6 +4,7 @@ import type {
   RateLimit,
   ScheduledController,
 } from '@cloudflare/workers-types'
+import { reserveJob } from '../billing/reserve.ts'
 import { closeDatabase, openDatabase } from '../db/client.ts'
 import { createId } from '../db/ids.ts'
 import { createApp } from './app.ts'
@@ -83,6 +84,7 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     catalogue,
     waiter: createJobWaiter(db, log, syncWaitMs(env)),
     lostCalls,
+    reserve: (input) => reserveJob(db, input),
     ...(bindings.SHIELD === undefined ? {} : { shield: createShield(bindings.SHIELD) }),
     sendWebhook: createWorkersWebhookSender(),
     allowLoopbackWebhooks: false,

@@ -1,5 +1,6 @@
 import { serve } from '@hono/node-server'
 import type { Http2Bindings, HttpBindings } from '@hono/node-server'
+import { createReserveQueue } from '../../billing/reserve-queue.ts'
 import { closeDatabase, openDatabase } from '../../db/client.ts'
 import { createApp } from '../app.ts'
 import { createCatalogue } from '../catalogue.ts'
@@ -75,6 +76,7 @@ export async function startGateway(
     catalogue: createCatalogue(now),
     waiter: createJobWaiter(db, log, syncWaitMs(env)),
     lostCalls: createLostCalls(now),
+    reserve: createReserveQueue(db),
     pokeSweep: () => sweep.poke(),
     background: (work) => {
       work.catch((error: unknown) =>

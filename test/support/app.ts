@@ -1,3 +1,4 @@
+import { createReserveQueue } from '../../billing/reserve-queue.ts'
 import { createApp } from '../../edge/app.ts'
 import { createCatalogue } from '../../edge/catalogue.ts'
 import type { Deps } from '../../edge/deps.ts'
@@ -44,6 +45,7 @@ export function createTestApp(db: Db, changes: Partial<Deps> & Pick<Deps, 'objec
     catalogue: createCatalogue(now),
     waiter: createJobWaiter(db, log),
     lostCalls: createLostCalls(now),
+    reserve: createReserveQueue(db),
     sendWebhook: () => Promise.reject(new Error('no webhook is expected here')),
     allowLoopbackWebhooks: false,
     pokeSweep: () => {
