@@ -105,6 +105,7 @@ export async function reserveJobs(
   db: Db,
   inputs: readonly ReserveInput[],
 ): Promise<ReserveResult[]> {
+  if (inputs.length === 0) return []
   const results = await callReserve(db, `[${inputs.map(toDocument).join(',')}]`)
   // An equal call among these is answered by what the first of them made.
   return Promise.all(

@@ -56,6 +56,38 @@ BEGIN
   RETURN v_row;
 END $$;
 
+-- The balance rows of some levels, in that order, and their days and months under way after them; `months` and `days`
+-- say where. With `p_lock` the balance rows are held until the transaction ends, and with them all the others.
+CREATE OR REPLACE FUNCTION read_levels(
+  p_scopes text[], p_ids text[], p_lock boolean, OUT budgets budget[], OUT months int[], OUT days int[]
+) LANGUAGE plpgsql AS $$
+DECLARE
+  b budget;
+BEGIN
+  -- One row after the other, in this order, whatever a planner thinks of it.
+  IF p_lock THEN
+    SELECT array_agg(l.r) INTO budgets FROM unnest(p_scopes, p_ids) AS x(level, owner), LATERAL (
+      SELECT r FROM budget r WHERE scope = level AND scope_id = owner AND kind = 'balance' AND period_start = 'epoch'
+         FOR NO KEY UPDATE) AS l;
+  ELSE
+    SELECT array_agg(l.r) INTO budgets FROM unnest(p_scopes, p_ids) AS x(level, owner), LATERAL (
+      SELECT r FROM budget r WHERE scope = level AND scope_id = owner AND kind = 'balance' AND period_start = 'epoch'
+      OFFSET 0) AS l;
+  END IF;
+  IF cardinality(budgets) IS DISTINCT FROM cardinality(p_ids) THEN RAISE EXCEPTION 'one of % has no balance row', p_ids; END IF;
+  FOR l IN 1..cardinality(p_ids) LOOP
+    b := budgets[l];
+    IF b.month_limit_micros IS NOT NULL THEN
+      budgets := budgets || period_row(b, 'month');
+      months[l] := cardinality(budgets);
+    END IF;
+    IF b.day_limit_micros IS NOT NULL THEN
+      budgets := budgets || period_row(b, 'day');
+      days[l] := cardinality(budgets);
+    END IF;
+  END LOOP;
+END $$;
+
 -- The limit of a row that is to be limited to p_wish: never below what is committed.
 CREATE OR REPLACE FUNCTION limit_over(p_wish bigint, p_committed bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE WHEN p_wish IS NOT NULL THEN greatest(p_wish, p_committed) END

@@ -47,6 +47,8 @@ BEGIN
   END IF;
 END $$;
 
+DROP FUNCTION IF EXISTS write_usage(job, reservation, jsonb, bigint), price_lines(job, reservation);
+
 -- Writes the usage lines of a job's pictures, dated and priced by what was agreed when it was accepted. Promotional
 -- credit pays the first of them. `p_before`: places of the month that were taken before, where the price has tiers.
 CREATE OR REPLACE FUNCTION write_usage(

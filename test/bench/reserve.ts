@@ -130,7 +130,7 @@ async function createHotOrg(db: Db): Promise<BareTenant[]> {
 }
 
 async function measure(url: string, scenario: Scenario) {
-  const direct = openDatabase(url, { maxConnections: 8 })
+  const direct = openDatabase(url, { maxConnections: 8, statementTimeoutMs: 120_000 })
   const proxy = scenario.roundTripMs
     ? await startDelayProxy(Number(new URL(url).port || 5432), scenario.roundTripMs)
     : null
@@ -192,6 +192,7 @@ async function measure(url: string, scenario: Scenario) {
   const tookSeconds = (performance.now() - startedAt) / 1000
   const client = process.cpuUsage(clientBefore)
   const serverMs = serverMsBefore === null ? null : cpuMsOf(serverPids) - serverMsBefore
+  await direct.sql`analyze`
   const broken = await checkBooks(direct)
   await closeDatabase(db)
   await closeDatabase(direct)
