@@ -43,9 +43,10 @@ BEGIN
 END $$;
 
 -- What can be said of calls before any budget is looked at: what an earlier call has made (where `p_ids` is given), that
--- the key may not start jobs. Null where neither is so. `modes`: the settlement mode of each call's org.
+-- the key may not start jobs. Null where neither is so. `modes`, `frozen`: of each call's org.
+DROP FUNCTION IF EXISTS look_at_calls(jsonb[], text[], text[], text[]);
 CREATE OR REPLACE FUNCTION look_at_calls(
-  p_jobs jsonb[], p_ids text[], p_keys text[], p_orders text[], OUT results jsonb[], OUT modes text[]
+  p_jobs jsonb[], p_ids text[], p_keys text[], p_orders text[], OUT results jsonb[], OUT modes text[], OUT frozen boolean[]
 ) LANGUAGE plpgsql AS $$
 DECLARE
   v_known boolean := false;
@@ -69,10 +70,9 @@ BEGIN
     v_at := array_position(v_who, p_keys[n] || ' ' || (p_jobs[n]->>'team_id') || ' ' || (p_jobs[n]->>'org_id'));
     IF v_at IS NULL THEN
       results[n] := '{"ok": false, "reason": "key_inactive"}';
-    ELSIF v_frozen[v_at] THEN
-      results[n] := '{"ok": false, "reason": "org_frozen"}';
     ELSE
       modes[n] := v_mode[v_at];
+      frozen[n] := v_frozen[v_at];
     END IF;
   END LOOP;
 END $$;
@@ -92,6 +92,7 @@ DECLARE
   v_keys text[];
   v_orders text[];
   v_modes text[];
+  v_frozen boolean[];
   v_results jsonb[];
   v_known jsonb[];     -- what could be said at the first look
   v_look record;
@@ -138,12 +139,13 @@ BEGIN
     END IF;
     -- Who made a job of these keys since the first look has changed their rows.
     v_look := look_at_calls(v_jobs, CASE WHEN v_is_new THEN v_ids END, v_keys, v_orders);
-    EXIT WHEN NOT v_is_new AND v_look.modes = v_modes;
+    EXIT WHEN NOT v_is_new AND v_look.modes = v_modes AND v_look.frozen = v_frozen;
     FOR n IN 1..cardinality(v_jobs) LOOP
       IF v_round = 1 OR v_known[n] IS NULL THEN v_results[n] := v_look.results[n]; END IF;
     END LOOP;
     IF v_round = 1 THEN v_known := v_results; END IF;
     v_modes := v_look.modes;
+    v_frozen := v_look.frozen;
     IF v_round = 1 AND cardinality(v_jobs) = 1 THEN
       IF v_results[1] IS NOT NULL THEN RETURN to_jsonb(v_results); END IF;
       v_scopes := ARRAY['key', 'team', 'org'];
@@ -199,6 +201,11 @@ BEGIN
           END IF;
         END LOOP;
       END LOOP;
+      -- Credit that is not there is named first.
+      IF v_frozen[n] THEN
+        v_results[n] := '{"ok": false, "reason": "org_frozen"}';
+        CONTINUE;
+      END IF;
       FOREACH k IN ARRAY v_touched LOOP
         v_held[k] := v_held[k] + v_amount;
         v_taken[k] := v_taken[k] + 1;
