@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path'
 import { openCheckpoint } from '../model/checkpoint.ts'
 import { compareAutoregressive, compareChunks, compareTokenizer } from '../parity/autoregressive.ts'
 import { readCases } from '../parity/cases.ts'
+import { compareEdit } from '../parity/edit.ts'
 import { compareDiffusion, compareGlyph, compareSchedule } from '../parity/diffusion.ts'
 import { agrees, formatRows, TOLERANCE } from '../parity/report.ts'
 import type { ParityRow } from '../parity/report.ts'
@@ -25,6 +26,7 @@ const COMPARISONS = new Map([
   ['glyph', compareGlyph],
   ['schedule', compareSchedule],
   ['diffusion', compareDiffusion],
+  ['edit', compareEdit],
 ])
 
 const [dir, ...rest] = process.argv.slice(2)

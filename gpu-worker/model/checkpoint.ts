@@ -69,6 +69,9 @@ const CONFIG_FILES = [
   'serving.json',
 ]
 
+/** How condition images are prepared; only editing reads them. */
+const IMAGE_FILES = ['processor/processor_config.json', 'processor/preprocessor_config.json']
+
 /** Files that shape the prompt; they belong to the identity of the model too. */
 const PROMPT_FILES = [
   'processor/tokenizer.json',
@@ -162,9 +165,18 @@ function isOnGrid(text: string, cellPixels: number): boolean {
 }
 
 /** A missing optional file counts as `{}`: its schema knows the defaults. */
-const OPTIONAL_FILES = new Set(['serving.json', 'vision_language_encoder/generation_config.json'])
+const OPTIONAL_FILES = new Set([
+  'serving.json',
+  'vision_language_encoder/generation_config.json',
+  ...IMAGE_FILES,
+])
 
-async function readConfig<Schema extends z.ZodType>(
+/**
+ * Reads one configuration file.
+ *
+ * @throws CheckpointError naming the file, the field and the rule
+ */
+export async function readConfig<Schema extends z.ZodType>(
   dir: string,
   file: string,
   schema: Schema,
@@ -199,7 +211,7 @@ async function hashCheckpoint(
   tensors: (folder: TensorFolder) => Promise<TensorIndex>,
 ): Promise<string> {
   const hash = createHash('sha256')
-  for (const file of [...CONFIG_FILES, ...PROMPT_FILES]) {
+  for (const file of [...CONFIG_FILES, ...PROMPT_FILES, ...IMAGE_FILES]) {
     const text = await readFile(join(dir, file)).catch(() => null)
     hash.update(`${file}\0${text?.length ?? -1}\0`)
     if (text) hash.update(text)

@@ -5,6 +5,12 @@ export const MAX_STEPS = 100
 /** Published demonstrations stay below 5; far above, pictures burn out. */
 export const MAX_GUIDANCE = 20
 
+/**
+ * Twice the largest picture. The denoiser keeps keys and values of every pixel of a condition image: 15 GiB for so many
+ * in half precision at the published dimensions, which still fits beside the weights.
+ */
+const MAX_CONDITION_PIXELS = 8_388_608
+
 const count = z.int().positive()
 const sizeText = z.string().regex(/^[1-9]\d{0,4}x[1-9]\d{0,4}$/, 'must look like 1280x1280')
 
@@ -43,8 +49,11 @@ export const servingSchema = z
       .prefault(GLM_IMAGE_SIZES),
     steps: count.max(MAX_STEPS).default(50),
     guidance_scale: z.number().nonnegative().max(MAX_GUIDANCE).default(1.5),
+    images: z
+      .object({ max_count: count.default(8), max_pixels: count.default(MAX_CONDITION_PIXELS) })
+      .prefault({}),
   })
-  .transform(({ size, ...raw }) => ({
+  .transform(({ size, images, ...raw }) => ({
     model: raw.model,
     notice: raw.notice,
     size: {
@@ -57,11 +66,15 @@ export const servingSchema = z
     },
     steps: raw.steps,
     guidanceScale: raw.guidance_scale,
+    images: { maxCount: images.max_count, maxPixels: images.max_pixels },
   }))
 export type ServingConfig = z.output<typeof servingSchema>
 
 /** Which sizes a checkpoint is offered in; sides and area in pixels, sizes as WIDTHxHEIGHT. */
 export type SizeRules = ServingConfig['size']
+
+/** How many condition images an edit may have, and how many pixels together at the size in which they are read. */
+export type ImageRules = ServingConfig['images']
 
 /**
  * Why a picture of this size is not offered: the side at fault and the rule it breaks; null when it is.

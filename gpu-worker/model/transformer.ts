@@ -22,22 +22,20 @@ const FEED_FORWARD_FACTOR = 4
  *
  * Inputs, float32: `patches` [tokens, inChannels * patch^2] (channel, row, column inside a patch); `text` [texts, D];
  * `prior` [tokens or 1, D]; `modulation` [12 * layers + 2, D]; `cos` and `sin` [texts + tokens, headDim / 2], with 1 and 0
- * in the rows of text, which is not rotated.
- * Output `velocity` float32 [tokens, outChannels * patch^2].
+ * in the rows of text, which is not rotated; per layer `source_key_i` and `source_value_i` [sources, D], what earlier
+ * calls kept of condition images, [0, D] where there is none; `kept` int64 [1], how many rows of its own this call keeps.
+ * Outputs, float32: `velocity` [tokens, outChannels * patch^2]; per layer `key_i` and `value_i` [kept, D], rotated.
+ *
+ * Reading a condition image and denoising are one graph so that the weights are loaded once. With `kept` 0, as in every
+ * step, nothing is copied out.
  */
 export function buildDenoiser({ config, tensors, compute }: DenoiserModel): Uint8Array {
   const g = createGraph({ name: 'denoiser', tensors, compute })
   const { innerSize, layerCount, patchSize, inChannels, outChannels } = config
   const area = patchSize * patchSize
   const count = VECTORS_PER_BLOCK * layerCount + 2
-  const floats = (name: string, shape: readonly (number | string)[]) =>
-    castTo(g, g.input(name, 'float32', shape), compute)
-  const patches = floats('patches', ['tokens', inChannels * area])
-  const prior = floats('prior', ['priors', innerSize])
-  const rotary = {
-    cos: g.input('cos', 'float32', ['positions', config.headDim / 2]),
-    sin: g.input('sin', 'float32', ['positions', config.headDim / 2]),
-  }
+  const patches = floats(g, 'patches', ['tokens', inChannels * area])
+  const prior = floats(g, 'prior', ['priors', innerSize])
   const embedded = linear(g, patches, {
     name: 'image_projector.proj',
     inSize: inChannels * area,
@@ -45,27 +43,16 @@ export function buildDenoiser({ config, tensors, compute }: DenoiserModel): Uint
     bias: true,
     rank: 2,
   })
-  let streams: Streams = {
+  const streams: Streams = {
     image: g.op('Add', [embedded, prior]),
-    text: floats('text', ['texts', innerSize]),
+    text: floats(g, 'text', ['texts', innerSize]),
   }
-  const modulation = floats('modulation', [count, innerSize])
+  const modulation = floats(g, 'modulation', [count, innerSize])
   const vectors = g.ops('Split', [modulation], count, { axis: 0, num_outputs: count })
-  const textLength = g.op('Shape', [streams.text], { start: 0, end: 1 })
-  for (let layer = 0; layer < layerCount; layer += 1) {
-    const own = vectors.slice(layer * VECTORS_PER_BLOCK, (layer + 1) * VECTORS_PER_BLOCK)
-    streams = addBlock(g, streams, {
-      config,
-      name: `transformer_blocks.${layer}`,
-      vectors: own,
-      rotary,
-      textLength,
-      isLast: layer === layerCount - 1,
-    })
-  }
+  const image = addBlocks(g, streams, { config, vectors })
   const [scale, shift] = vectors.slice(-2)
   if (!scale || !shift) throw new Error('the output norm has no scale and shift')
-  const normal = addModulatedNorm(g, streams.image, { scale, shift, size: innerSize })
+  const normal = addModulatedNorm(g, image, { scale, shift, size: innerSize })
   const velocity = linear(g, normal, {
     name: 'proj_out',
     inSize: innerSize,
@@ -75,6 +62,11 @@ export function buildDenoiser({ config, tensors, compute }: DenoiserModel): Uint
   })
   g.output(castTo(g, velocity, 'float32'), 'velocity', 'float32', ['tokens', outChannels * area])
   return g.toBytes()
+}
+
+/** A float32 input in the compute type. */
+function floats(g: GraphBuilder, name: string, shape: readonly (number | string)[]): Value {
+  return castTo(g, g.input(name, 'float32', shape), g.compute)
 }
 
 interface Streams {
@@ -93,7 +85,47 @@ interface BlockOptions {
   vectors: readonly Value[]
   rotary: Rotary
   textLength: Value
+  sources: { key: Value; value: Value }
+  /** Publishes the rows that the caller asked to keep. */
+  keep: (kind: 'key' | 'value', value: Value) => void
   isLast: boolean
+}
+
+/** All blocks; the image stream that leaves the last one. */
+function addBlocks(
+  g: GraphBuilder,
+  start: Streams,
+  { config, vectors }: { config: TransformerConfig; vectors: readonly Value[] },
+): Value {
+  const { innerSize, layerCount, headDim } = config
+  const kept = g.input('kept', 'int64', [1])
+  const rotary = {
+    cos: g.input('cos', 'float32', ['positions', headDim / 2]),
+    sin: g.input('sin', 'float32', ['positions', headDim / 2]),
+  }
+  const textLength = g.op('Shape', [start.text], { start: 0, end: 1 })
+  const zero = g.constant([0], 'int64', [1])
+  const axis = g.constant([1], 'int64', [1])
+  let streams = start
+  for (let layer = 0; layer < layerCount; layer += 1) {
+    streams = addBlock(g, streams, {
+      config,
+      name: `transformer_blocks.${layer}`,
+      vectors: vectors.slice(layer * VECTORS_PER_BLOCK, (layer + 1) * VECTORS_PER_BLOCK),
+      rotary,
+      textLength,
+      sources: {
+        key: floats(g, `source_key_${layer}`, ['sources', innerSize]),
+        value: floats(g, `source_value_${layer}`, ['sources', innerSize]),
+      },
+      keep(kind, value) {
+        const rows = reshape(g, g.op('Slice', [value, zero, kept, axis]), [-1, innerSize])
+        g.output(castTo(g, rows, 'float32'), `${kind}_${layer}`, 'float32', ['kept', innerSize])
+      },
+      isLast: layer === layerCount - 1,
+    })
+  }
+  return streams.image
 }
 
 /** A block over both streams with one set of weights; the text that leaves the last block is never read. */
@@ -171,13 +203,18 @@ function addAttention(g: GraphBuilder, x: Value, options: BlockOptions): Value {
     const normal = plainLayerNorm(g, heads, headDim, NORM_EPSILON)
     return addRotation(g, reshape(g, normal, [1, -1, innerSize]), rotary, headCount)
   }
+  const own = {
+    key: normalAndRotated('to_k'),
+    value: reshape(g, project('to_v', x), [1, -1, innerSize]),
+  }
+  const behindSources = (kind: 'key' | 'value') => {
+    options.keep(kind, own[kind])
+    const before = reshape(g, options.sources[kind], [1, -1, innerSize])
+    return g.op('Concat', [before, own[kind]], { axis: 1 })
+  }
   const output = attention(
     g,
-    {
-      q: normalAndRotated('to_q'),
-      k: normalAndRotated('to_k'),
-      v: reshape(g, project('to_v', x), [1, -1, innerSize]),
-    },
+    { q: normalAndRotated('to_q'), k: behindSources('key'), v: behindSources('value') },
     { heads: headCount, scale: headDim ** -0.5 },
   )
   return project('to_out.0', reshape(g, output, [-1, innerSize]))

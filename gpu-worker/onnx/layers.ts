@@ -62,6 +62,17 @@ export function plainLayerNorm(g: GraphBuilder, x: Value, size: number, epsilon:
   return g.op('LayerNormalization', [x, scale], { axis: -1, epsilon: { float: epsilon } })
 }
 
+/** Layer norm over the last axis; learned scale and shift are `<name>.weight`, `<name>.bias`. */
+export function layerNorm(
+  g: GraphBuilder,
+  x: Value,
+  { name, size, epsilon }: { name: string; size: number; epsilon: number },
+): Value {
+  const weight = g.weight(`${name}.weight`, { shape: [size] })
+  const bias = g.weight(`${name}.bias`, { shape: [size] })
+  return g.op('LayerNormalization', [x, weight, bias], { axis: -1, epsilon: { float: epsilon } })
+}
+
 /** x * sigmoid(x). */
 export function silu(g: GraphBuilder, x: Value): Value {
   return g.op('Mul', [x, g.op('Sigmoid', [x])])

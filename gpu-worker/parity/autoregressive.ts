@@ -142,7 +142,8 @@ interface Following {
   forced: number[]
 }
 
-async function follow(checkpoint: Checkpoint, input: Following): Promise<Followed> {
+/** Runs the decoder over a prompt and then over given tokens. */
+export async function follow(checkpoint: Checkpoint, input: Following): Promise<Followed> {
   const { autoregressive: config, generation } = checkpoint
   const graph = buildDecoder({
     config,

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { CheckpointError } from '../model/checkpoint-error.ts'
 import { openTensorFile } from '../model/safetensors.ts'
-import { readIntegers, readTensor } from '../model/tensor-data.ts'
+import { readIntegers, readTensor, readTensorBytes } from '../model/tensor-data.ts'
 
 const caseSchema = z.looseObject({
   name: z.string(),
@@ -25,7 +25,9 @@ export type ParityCase = z.output<typeof caseSchema>
 export interface CaseTensors {
   floats(name: string): Promise<Float32Array>
   integers(name: string): Promise<number[]>
+  bytes(name: string): Promise<Uint8Array>
   shape(name: string): readonly number[]
+  has(name: string): boolean
 }
 
 /**
@@ -55,7 +57,9 @@ export async function openCase(dir: string, name: string): Promise<CaseTensors> 
   return {
     floats: (tensor) => readTensor(tensors.get(tensor)),
     integers: (tensor) => readIntegers(tensors.get(tensor)),
+    bytes: (tensor) => readTensorBytes(tensors.get(tensor)),
     shape: (tensor) => tensors.get(tensor).shape,
+    has: (tensor) => tensors.has(tensor),
   }
 }
 

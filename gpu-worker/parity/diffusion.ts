@@ -4,14 +4,17 @@ import { compareFloats, compareIntegers } from './report.ts'
 import type { ParityRow } from './report.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import { openPixelDecoder } from '../pipeline/decode.ts'
-import { fromPatches, openDenoiser, toPatches } from '../pipeline/denoise.ts'
-import type { PatchLayout, Velocities } from '../pipeline/denoise.ts'
+import { openDenoiser } from '../pipeline/denoise.ts'
+import { fromPatches, toPatches } from '../pipeline/patches.ts'
+import type { DenoiseConditions, Denoiser, Velocities } from '../pipeline/denoise.ts'
+import type { PatchLayout } from '../pipeline/patches.ts'
 import { applyGuidance, createSchedule, stepEuler } from '../pipeline/flow-match.ts'
 import { openGlyphEncoder } from '../pipeline/glyph-encoder.ts'
 import { extractGlyphTexts } from '../pipeline/glyph.ts'
 import { takeFloats } from '../pipeline/outputs.ts'
 
-const OPTIONS = { compute: 'float32', threads: 1 } as const
+/** The least that could differ between two machines. */
+export const OPTIONS = { compute: 'float32', threads: 1 } as const
 
 /** Compares the quoted texts of a `glyph` case and their encoder states, and those of the empty prompt. */
 export async function compareGlyph(
@@ -115,7 +118,6 @@ async function runDenoiser(
     data: await tensors.floats(tensor),
     shape: tensors.shape(tensor).slice(1),
   })
-  const guidanceScale = required(parityCase, 'guidance_scale')
   const denoiser = await openDenoiser(checkpoint, OPTIONS)
   try {
     const conditions = await denoiser.prepare({
@@ -128,20 +130,31 @@ async function runDenoiser(
     const patches = toPatches(await tensors.floats('latents'), layout)
     const [start = NaN] = await tensors.floats('timestep')
     const single = await denoiser.evaluate(patches, start, conditions, true)
-    const { timesteps, sigmas } = scheduleOf(checkpoint, parityCase)
-    for (const [step, timestep] of timesteps.entries()) {
-      const velocity = await denoiser.evaluate(patches, timestep - 1, conditions, guidanceScale > 1)
-      if (velocity.unconditional) {
-        applyGuidance(velocity.conditional, velocity.unconditional, guidanceScale)
-      }
-      stepEuler(patches, velocity.conditional, {
-        sigma: sigmas[step] ?? NaN,
-        sigmaNext: sigmas[step + 1] ?? NaN,
-      })
-    }
+    await stepThrough(checkpoint, denoiser, { parityCase, conditions, patches })
     return { single, patches }
   } finally {
     await denoiser.close()
+  }
+}
+
+/** All Euler steps of a case with its guidance, in place on `patches`. */
+export async function stepThrough(
+  checkpoint: Checkpoint,
+  denoiser: Denoiser,
+  input: { parityCase: ParityCase; conditions: DenoiseConditions; patches: Float32Array },
+): Promise<void> {
+  const { parityCase, conditions, patches } = input
+  const guidanceScale = required(parityCase, 'guidance_scale')
+  const { timesteps, sigmas } = scheduleOf(checkpoint, parityCase)
+  for (const [step, timestep] of timesteps.entries()) {
+    const velocity = await denoiser.evaluate(patches, timestep - 1, conditions, guidanceScale > 1)
+    if (velocity.unconditional) {
+      applyGuidance(velocity.conditional, velocity.unconditional, guidanceScale)
+    }
+    stepEuler(patches, velocity.conditional, {
+      sigma: sigmas[step] ?? NaN,
+      sigmaNext: sigmas[step + 1] ?? NaN,
+    })
   }
 }
 

@@ -5,7 +5,9 @@ import { buildDenoiser } from '../model/transformer.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { takeFloats, takeTensor } from './outputs.ts'
 import { openSession } from './session.ts'
-import type { Feeds, HostTensor } from './session.ts'
+import type { Feeds, HostTensor, Session } from './session.ts'
+import { emptyCache, keptNames, toCache } from './source-cache.ts'
+import type { SourceCache } from './source-cache.ts'
 
 /** Base of the rotary and of the sinusoidal frequencies alike. */
 const MAX_PERIOD = 10_000
@@ -17,6 +19,19 @@ export interface DenoiseInputs {
   /** One id per denoiser token, row-major. */
   priorIds: readonly number[]
   /** Picture size in pixels. */
+  width: number
+  height: number
+  /** What `readSource` gave for each condition image, joined; the branch without the prompt does without them too. */
+  sources?: SourceCache
+}
+
+/** A condition image as the denoiser reads it. */
+export interface Source {
+  /** float32 [tokens, channels * patch^2], without noise; see `toPatches`. */
+  patches: Float32Array
+  /** One id per token, row-major. */
+  priorIds: readonly number[]
+  /** Pixels. */
   width: number
   height: number
 }
@@ -33,6 +48,7 @@ interface Branch {
   prior: HostTensor
   cos: HostTensor
   sin: HostTensor
+  sources: SourceCache
 }
 
 export interface Velocities {
@@ -42,6 +58,8 @@ export interface Velocities {
 }
 
 export interface Denoiser {
+  /** Keys and values of a condition image in every layer, once per image: no step changes them. */
+  readSource(source: Source): Promise<SourceCache>
   /** Runs everything that does not depend on the step, once per picture. */
   prepare(inputs: DenoiseInputs): Promise<DenoiseConditions>
   /**
@@ -75,35 +93,19 @@ export async function openDenoiser(
   const conditions = await openSession(buildConditions(model), options)
   const modulation = await openSession(buildModulation(model), options)
   const denoiser = await openSession(buildDenoiser(model), options)
-  const patchWidth = config.inChannels * config.patchSize ** 2
+  const graphs = { conditions, modulation, denoiser }
   return {
-    async prepare(inputs) {
-      const results = await conditions.run(toConditionFeeds(inputs, config))
-      const grid = {
-        rows: inputs.height / checkpoint.patchPixels,
-        columns: inputs.width / checkpoint.patchPixels,
-      }
-      const branch = (text: HostTensor, prior: HostTensor): Branch => ({
-        text,
-        prior,
-        ...toRotaryTables(config.headDim, { ...grid, textLength: text.shape[0] ?? 0 }),
-      })
-      return {
-        conditional: branch(takeTensor(results, 'text'), takeTensor(results, 'prior')),
-        unconditional: branch(takeTensor(results, 'text_null'), takeTensor(results, 'prior_null')),
-        sizeEmbedding: takeTensor(results, 'size_embedding'),
-      }
-    },
+    readSource: (source) => readSource(graphs, checkpoint, source),
+    prepare: (inputs) => prepare(graphs, checkpoint, inputs),
     async evaluate(patches, timestep, { conditional, unconditional, sizeEmbedding }, guided) {
-      const features = Float32Array.from(toSinusoid(timestep, config.timeSize))
-      const shared = await modulation.run({
-        time_features: { data: features, shape: [1, config.timeSize] },
-        size_embedding: sizeEmbedding,
-      })
-      const input = { data: patches, shape: [patches.length / patchWidth, patchWidth] }
-      const run = async (branch: Branch) => {
-        const feeds = { ...branch, patches: input, modulation: takeTensor(shared, 'modulation') }
-        return takeFloats(await denoiser.run(feeds), 'velocity')
+      const shared = {
+        patches: toInput(patches, config),
+        modulation: await modulate(graphs, config, { timestep, sizeEmbedding }),
+        kept: toCount(0),
+      }
+      const run = async ({ sources, ...branch }: Branch) => {
+        const feeds = { ...branch, ...shared, ...sources }
+        return takeFloats(await denoiser.run(feeds, ['velocity']), 'velocity')
       }
       return {
         conditional: await run(conditional),
@@ -118,49 +120,76 @@ export async function openDenoiser(
   }
 }
 
-/**
- * Latents as rows of patches, each flattened channel first; the layout that the denoiser reads and writes.
- *
- * @param latents float32 [channels, rows, columns], rows and columns multiples of `patch`
- */
-export function toPatches(latents: Float32Array, layout: PatchLayout): Float32Array {
-  const patches = new Float32Array(latents.length)
-  forEachElement(layout, (latent, patch) => {
-    patches[patch] = latents[latent] ?? 0
-  })
-  return patches
+interface Graphs {
+  conditions: Session
+  modulation: Session
+  denoiser: Session
 }
 
-/** The inverse of `toPatches`. */
-export function fromPatches(patches: Float32Array, layout: PatchLayout): Float32Array {
-  const latents = new Float32Array(patches.length)
-  forEachElement(layout, (latent, patch) => {
-    latents[latent] = patches[patch] ?? 0
-  })
-  return latents
-}
-
-export interface PatchLayout {
-  channels: number
-  rows: number
-  columns: number
-  patch: number
-}
-
-function forEachElement(
-  { channels, rows, columns, patch }: PatchLayout,
-  visit: (latent: number, patch: number) => void,
-): void {
-  const across = columns / patch
-  for (let channel = 0; channel < channels; channel += 1) {
-    for (let y = 0; y < rows; y += 1) {
-      for (let x = 0; x < columns; x += 1) {
-        const token = Math.floor(y / patch) * across + Math.floor(x / patch)
-        const inside = (channel * patch + (y % patch)) * patch + (x % patch)
-        visit((channel * rows + y) * columns + x, token * channels * patch * patch + inside)
-      }
-    }
+async function readSource(
+  graphs: Graphs,
+  { transformer: config, patchPixels }: Checkpoint,
+  { patches, priorIds, width, height }: Source,
+): Promise<SourceCache> {
+  const noText = { data: new Float32Array(0), shape: [0, config.textSize] }
+  const inputs = { glyph: noText, glyphNull: noText, priorIds, width, height }
+  const shared = await graphs.conditions.run(toConditionFeeds(inputs, config))
+  const sizeEmbedding = takeTensor(shared, 'size_embedding')
+  const grid = { rows: height / patchPixels, columns: width / patchPixels }
+  const feeds = {
+    text: takeTensor(shared, 'text'),
+    prior: takeTensor(shared, 'prior'),
+    patches: toInput(patches, config),
+    // Timestep 0 and not one less: the image is not a step of any picture.
+    modulation: await modulate(graphs, config, { timestep: 0, sizeEmbedding }),
+    kept: toCount(priorIds.length),
+    ...toRotaryTables(config.headDim, { ...grid, textLength: 0 }),
+    ...emptyCache(config),
   }
+  return toCache(await graphs.denoiser.run(feeds, keptNames(config)), config)
+}
+
+async function prepare(
+  { conditions }: Graphs,
+  { transformer: config, patchPixels }: Checkpoint,
+  inputs: DenoiseInputs,
+): Promise<DenoiseConditions> {
+  const results = await conditions.run(toConditionFeeds(inputs, config))
+  const grid = { rows: inputs.height / patchPixels, columns: inputs.width / patchPixels }
+  const branch = (textName: string, priorName: string, sources: SourceCache): Branch => {
+    const text = takeTensor(results, textName)
+    const textLength = text.shape[0] ?? 0
+    const rotary = toRotaryTables(config.headDim, { ...grid, textLength })
+    return { text, prior: takeTensor(results, priorName), sources, ...rotary }
+  }
+  const nothing = emptyCache(config)
+  return {
+    conditional: branch('text', 'prior', inputs.sources ?? nothing),
+    unconditional: branch('text_null', 'prior_null', nothing),
+    sizeEmbedding: takeTensor(results, 'size_embedding'),
+  }
+}
+
+async function modulate(
+  { modulation }: Graphs,
+  config: TransformerConfig,
+  { timestep, sizeEmbedding }: { timestep: number; sizeEmbedding: HostTensor },
+): Promise<HostTensor> {
+  const features = Float32Array.from(toSinusoid(timestep, config.timeSize))
+  const results = await modulation.run({
+    time_features: { data: features, shape: [1, config.timeSize] },
+    size_embedding: sizeEmbedding,
+  })
+  return takeTensor(results, 'modulation')
+}
+
+function toInput(patches: Float32Array, { inChannels, patchSize }: TransformerConfig): HostTensor {
+  const width = inChannels * patchSize ** 2
+  return { data: patches, shape: [patches.length / width, width] }
+}
+
+function toCount(count: number): HostTensor {
+  return { data: BigInt64Array.of(BigInt(count)), shape: [1] }
 }
 
 function toConditionFeeds(inputs: DenoiseInputs, config: TransformerConfig): Feeds {

@@ -9,10 +9,10 @@ export interface Grid {
   readonly columns: number
 }
 
-/** The two grids of one picture. Both stand in the prompt; the preview is written first. */
+/** The grids of one picture. They stand in the prompt; the preview is written first, and an edit has none. */
 export interface GridPlan {
   readonly large: Grid
-  readonly preview: Grid
+  readonly preview: Grid | null
 }
 
 /** Side of a square preview grid: the layout sketch always has about 16 x 16 tokens. */
@@ -27,7 +27,7 @@ export function planGrids(options: {
   width: number
   height: number
   cellPixels: number
-}): GridPlan {
+}): GridPlan & { preview: Grid } {
   const rows = options.height / options.cellPixels
   const columns = options.width / options.cellPixels
   const ratio = rows / columns
@@ -41,10 +41,17 @@ export function planGrids(options: {
 }
 
 export interface PromptRenderer {
-  /** The text-to-image prompt with its grid tokens; rows come before columns. */
-  render(prompt: string, grids: GridPlan): string
+  /**
+   * The prompt with its grid tokens; rows come before columns.
+   *
+   * @param sources grids of the condition images: each stands before the text as one image token per cell
+   * @throws CheckpointError when there are some and the template has no place for them
+   */
+  render(prompt: string, grids: GridPlan, sources?: readonly Grid[]): string
   /** The token that ends a prompt, and those around the size of a grid. */
   readonly tokens: { readonly start: string; readonly gridOpen: string; readonly gridClose: string }
+  /** What stands for a cell of a condition image. */
+  readonly imageToken: string
 }
 
 /**
@@ -69,13 +76,26 @@ export async function openPromptRenderer(checkpointDir: string): Promise<PromptR
   const special = Object.fromEntries(
     ['bos_token', 'eos_token', 'pad_token'].map((key) => [key, toTokenText(config[key])]),
   )
-  const fillIn = compile(await readTemplate(folder, config), special)
+  const imageToken = token('image_token', '<|image|>')
+  const template = await readTemplate(folder, config)
+  const fillIn = compile(template, special)
   const grid = ({ rows, columns }: Grid) =>
     `${tokens.gridOpen}${rows} ${columns}${tokens.gridClose}`
   return {
     tokens,
-    render: (prompt, grids) =>
-      `${fillIn(prompt)}${grid(grids.large)}${grid(grids.preview)}${tokens.start}`,
+    imageToken,
+    render(prompt, { large, preview }, sources = []) {
+      const [head = '', ...rest] = fillIn(prompt, sources.length).split(imageToken)
+      if (rest.length < sources.length) {
+        throw new CheckpointError(`${template.path}: the chat template leaves out images`)
+      }
+      const places = rest.map((text, index) => {
+        const source = sources[index]
+        return `${imageToken.repeat(source ? source.rows * source.columns : 1)}${text}`
+      })
+      const written = preview ? `${grid(large)}${grid(preview)}` : grid(large)
+      return `${head}${places.join('')}${written}${tokens.start}`
+    },
   }
 }
 
@@ -111,21 +131,21 @@ function pickTemplate(value: unknown): string | null {
   return isRecord(named) && typeof named['template'] === 'string' ? named['template'] : null
 }
 
-/** The template as a function of the prompt, proven on one prompt so that a broken one is found at the start. */
+/** The template as a function of the prompt and the number of condition images, which come first; proven on one prompt so that a broken one is found at the start. */
 function compile(
   { path, text }: TemplateSource,
   special: Record<string, string | undefined>,
-): (prompt: string) => string {
+): (prompt: string, imageCount: number) => string {
   const probe = "A sign 'Open'"
   try {
     const template = new Template(text)
-    const fillIn = (prompt: string) =>
-      template.render({
-        ...special,
-        messages: [{ role: 'user', content: [{ type: 'text', text: prompt }] }],
-        add_generation_prompt: false,
-      })
-    if (fillIn(probe).includes(probe)) return fillIn
+    const fillIn = (prompt: string, imageCount: number) => {
+      const images = Array.from({ length: imageCount }, () => ({ type: 'image' }))
+      const content = [...images, { type: 'text', text: prompt }]
+      const messages = [{ role: 'user', content }]
+      return template.render({ ...special, messages, add_generation_prompt: false })
+    }
+    if (fillIn(probe, 0).includes(probe)) return fillIn
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause)
     throw new CheckpointError(`${path}: the chat template cannot be used: ${reason}`, { cause })

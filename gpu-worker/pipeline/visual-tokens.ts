@@ -2,12 +2,14 @@ import { join } from 'node:path'
 import { startDecoderRun } from './decoder-run.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { planPositions } from './positions.ts'
+import type { PlacedGrid } from './positions.ts'
 import { openPromptRenderer, planGrids } from './prompt.ts'
-import type { Grid, PromptRenderer } from './prompt.ts'
+import type { Grid, GridPlan, PromptRenderer } from './prompt.ts'
 import { openSession } from './session.ts'
 import { openTokenizer } from './tokenizer.ts'
 import type { TextTokenizer } from './tokenizer.ts'
 import { createUniforms } from './uniforms.ts'
+import { EngineError } from '../engine-error.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import { buildDecoder } from '../model/decoder.ts'
 import { createRotaryTable } from '../model/rope.ts'
@@ -18,19 +20,35 @@ export interface VisualTokens {
   readonly tokens: Int32Array
   /** The same codes with every cell repeated 2 x 2: one per denoiser patch, row-major. */
   readonly priorTokenIds: Int32Array
-  /** All tokens in the order of writing: those of the preview first. */
+  /** All tokens in the order of writing: those of the preview first, where there is one. */
   readonly written: Int32Array
+}
+
+/** A condition image as the writer reads it: one visual code per cell, row-major. */
+export interface SourceCodes {
+  readonly grid: Grid
+  readonly codes: Int32Array
+}
+
+export interface TokenRequest {
+  prompt: string
+  width: number
+  height: number
+  seed: number
+  /** Any makes it an edit, whose layout is written without a preview. */
+  sources?: readonly SourceCodes[]
 }
 
 export interface VisualTokenWriter {
   /**
-   * Writes the layout of one picture. Same prompt, size and seed, same machine: same tokens.
+   * Writes the layout of one picture. Same prompt, images, size and seed, same machine: same tokens.
    *
    * @param hooks.onChunk called after every chunk with the number of tokens written and their total; the
    *   next chunk starts when it resolves, and a throw from it ends the writing
+   * @throws EngineError `invalid_request` when the text of an edit contains the token that stands for an image
    */
   write(
-    request: { prompt: string; width: number; height: number; seed: number },
+    request: TokenRequest,
     hooks: { onChunk: (written: number, total: number) => Promise<void> },
   ): Promise<VisualTokens>
   close(): Promise<void>
@@ -67,12 +85,12 @@ export async function openVisualTokenWriter(
   const session = await openSession(graph, options)
   return {
     close: () => session.close(),
-    async write({ prompt, width, height, seed }, hooks) {
-      const grids = planGrids({ width, height, cellPixels: checkpoint.cellPixels })
-      const ids = tokenizer.encode(renderer.render(prompt, grids))
-      const previewCount = grids.preview.rows * grids.preview.columns
-      const total = previewCount + grids.large.rows * grids.large.columns
-      const rotary = createRotaryTable(planPositions(ids.length, grids), config.rope)
+    async write({ prompt, width, height, seed, sources = [] }, hooks) {
+      const grids = planEditGrids({ width, height, cellPixels: checkpoint.cellPixels }, sources)
+      const { ids, places } = toPrompt({ renderer, tokenizer }, { prompt, grids, sources })
+      const previewCount = countCells(grids.preview)
+      const total = previewCount + countCells(grids.large)
+      const rotary = createRotaryTable(planPositions(ids.length, grids, places), config.rope)
       const draws = { uniforms: createUniforms(seed, total) }
       const run = startDecoderRun(session, config, { ids, rotary, draws })
       const written: number[] = []
@@ -88,14 +106,59 @@ export async function openVisualTokenWriter(
   }
 }
 
+/** The grids that are written: an edit has its layout from its sources and needs no preview. */
+export function planEditGrids(
+  size: { width: number; height: number; cellPixels: number },
+  sources: readonly unknown[],
+): GridPlan {
+  const grids = planGrids(size)
+  return sources.length > 0 ? { ...grids, preview: null } : grids
+}
+
+/** Cells of a grid; none of no grid. */
+export function countCells(grid: Grid | null): number {
+  return grid ? grid.rows * grid.columns : 0
+}
+
+/**
+ * The ids of a prompt, with the codes of the condition images in their places.
+ *
+ * @throws EngineError `invalid_request` when the text contains the token that stands for an image
+ */
+export function toPrompt(
+  { renderer, tokenizer }: { renderer: PromptRenderer; tokenizer: TextTokenizer },
+  input: { prompt: string; grids: GridPlan; sources: readonly SourceCodes[] },
+): { text: string; ids: number[]; places: PlacedGrid[] } {
+  const { prompt, grids, sources } = input
+  const { imageToken } = renderer
+  if (sources.length > 0 && prompt.includes(imageToken)) {
+    throw new EngineError('invalid_request', `prompt must not contain ${imageToken}`, {
+      field: 'prompt',
+    })
+  }
+  const gridsOfSources = sources.map(({ grid }) => grid)
+  const text = renderer.render(prompt, grids, gridsOfSources)
+  const ids = tokenizer.encode(text)
+  const [imageId = NaN] = tokenizer.encode(imageToken)
+  let from = 0
+  const places = sources.map(({ grid, codes }) => {
+    const start = ids.indexOf(imageId, from)
+    if (start < 0) throw new Error(`the prompt has no ${imageToken} for a source`)
+    ids.splice(start, codes.length, ...codes)
+    from = start + codes.length
+    return { start, ...grid }
+  })
+  return { text, ids, places }
+}
+
 /** A tokenizer of another model would write prompts that the weights never saw. */
 function checkTokens(
   { dir, autoregressive }: Checkpoint,
-  { tokens }: PromptRenderer,
+  { tokens, imageToken }: PromptRenderer,
   tokenizer: TextTokenizer,
 ): void {
   const path = join(dir, 'processor', 'tokenizer.json')
-  for (const token of Object.values(tokens)) {
+  for (const token of [...Object.values(tokens), imageToken]) {
     const { length } = tokenizer.encode(token)
     if (length === 1) continue
     throw new CheckpointError(`${path}: ${token} must be one token, not ${length}`)

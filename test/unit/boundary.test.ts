@@ -20,7 +20,8 @@ const MAY_IMPORT: Record<string, string[]> = {
 const OWNERS: [name: RegExp, owners: RegExp][] = [
   [/^hono(\/|$)|^@hono\//, /^edge\//],
   [/^onnxruntime-node$/, /^gpu-worker\/pipeline\/session\.ts$/],
-  [/^sharp$/, /^gpu-worker\/pipeline\/encode\.ts$/],
+  // Foreign files come in by one and ours go out by the other.
+  [/^sharp$/, /^gpu-worker\/pipeline\/(read-image|encode)\.ts$/],
   [
     /^@aws-sdk\//,
     /^(edge\/(enqueue|objects)\.ts|gpu-worker\/(consume|lease|lease-thread|dead-letter|store|sqs)\.ts|infra\/local\/queue\.ts)$/,

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 
 import { openTensors } from '../../../gpu-worker/model/safetensors.ts'
-import { addGroupNorm } from '../../../gpu-worker/model/vae.ts'
+import { addGroupNorm } from '../../../gpu-worker/model/vae-layers.ts'
 import { createGraph } from '../../../gpu-worker/onnx/graph.ts'
 import { openSession } from '../../../gpu-worker/pipeline/session.ts'
 import { toFloatBytes, writeSafetensors } from '../../support/safetensors.ts'

@@ -16,12 +16,17 @@ import {
 import { buildDecoder } from '../../../gpu-worker/model/decoder.ts'
 import { createRotaryTable } from '../../../gpu-worker/model/rope.ts'
 import { openTensors } from '../../../gpu-worker/model/safetensors.ts'
+import { visionSchema } from '../../../gpu-worker/model/editing.ts'
 import { buildVaeDecoder } from '../../../gpu-worker/model/vae.ts'
+import { buildVaeEncoder } from '../../../gpu-worker/model/vae-encoder.ts'
+import { buildVisionTower } from '../../../gpu-worker/model/vision.ts'
 import { startDecoderRun } from '../../../gpu-worker/pipeline/decoder-run.ts'
-import { fromPatches, openDenoiser, toPatches } from '../../../gpu-worker/pipeline/denoise.ts'
+import { openDenoiser } from '../../../gpu-worker/pipeline/denoise.ts'
+import { fromPatches, toPatches } from '../../../gpu-worker/pipeline/patches.ts'
 import { openGlyphEncoder } from '../../../gpu-worker/pipeline/glyph-encoder.ts'
 import { planPositions } from '../../../gpu-worker/pipeline/positions.ts'
 import { openSession } from '../../../gpu-worker/pipeline/session.ts'
+import { samplePositions } from '../../../gpu-worker/pipeline/source-grid.ts'
 import {
   createNumbers,
   differenceFrom,
@@ -54,7 +59,7 @@ async function writeModel(name: string, shapes: Shapes) {
   return openTensors(dir)
 }
 
-test('the denoiser with and without the prompt', async () => {
+test('the denoiser with and without the prompt, and with a condition image', async () => {
   const size = 16
   const block = (layer: number) => {
     const name = `transformer_blocks.${layer}`
@@ -101,16 +106,25 @@ test('the denoiser with and without the prompt', async () => {
   const checkpoint = { ...base, transformer, patchPixels: 32, tensors: async () => tensors }
   const denoiser = await openDenoiser(checkpoint, CPU)
   const glyph = createNumbers(18, 2)
-  const conditions = await denoiser.prepare({
+  const inputs = {
     glyph: { data: glyph, shape: [3, 6] },
     glyphNull: { data: glyph.slice(0, 6), shape: [1, 6] },
     priorIds: [0, 3, 6, 9, 2, 5, 8, 1],
     height: 64,
     width: 128,
-  })
+  }
+  const conditions = await denoiser.prepare(inputs)
   const layout = { channels: 4, rows: 4, columns: 8, patch: 2 }
   const patches = toPatches(createNumbers(128, 1), layout)
   const { conditional, unconditional } = await denoiser.evaluate(patches, 979, conditions, true)
+  const sources = await denoiser.readSource({
+    patches: toPatches(createNumbers(64, 3), { channels: 4, rows: 4, columns: 4, patch: 2 }),
+    priorIds: [1, 2, 3, 4],
+    height: 64,
+    width: 64,
+  })
+  const edit = await denoiser.prepare({ ...inputs, sources })
+  const edited = await denoiser.evaluate(patches, 979, edit, true)
   await denoiser.close()
   const withPrompt = differenceFrom(fromPatches(conditional, layout), {
     first: [-0.562495, -0.816469, 0.916943, -0.376965, 1.288909, 0.439862],
@@ -124,26 +138,35 @@ test('the denoiser with and without the prompt', async () => {
     sum: 11.04788,
     absoluteSum: 72.6509,
   })
+  const withSource = differenceFrom(fromPatches(edited.conditional, layout), {
+    first: [-0.586912, -0.820503, 0.923694, -0.387561, 1.273046, 0.416513],
+    last: [-0.171007, 0.382223, -0.399331],
+    sum: 11.8542,
+    absoluteSum: 71.59595,
+  })
   expect(withPrompt).toBeLessThan(TOLERANCE)
   expect(withoutPrompt).toBeLessThan(TOLERANCE)
+  expect(withSource).toBeLessThan(TOLERANCE)
+  expect(edited.unconditional).toEqual(unconditional)
+})
+
+const conv = (name: string, to: number, from: number, kernel = 3): Shapes => ({
+  [`${name}.weight`]: [to, from, kernel, kernel],
+  [`${name}.bias`]: [to],
+})
+const norm = (name: string, size: number): Shapes => ({
+  [`${name}.weight`]: [size],
+  [`${name}.bias`]: [size],
+})
+const resnet = (name: string, from: number, to: number): Shapes => ({
+  ...norm(`${name}.norm1`, from),
+  ...conv(`${name}.conv1`, to, from),
+  ...norm(`${name}.norm2`, to),
+  ...conv(`${name}.conv2`, to, to),
+  ...(from === to ? {} : conv(`${name}.conv_shortcut`, to, from, 1)),
 })
 
 test('the picture decoder before scaling to pixels', async () => {
-  const conv = (name: string, to: number, from: number, kernel = 3): Shapes => ({
-    [`${name}.weight`]: [to, from, kernel, kernel],
-    [`${name}.bias`]: [to],
-  })
-  const norm = (name: string, size: number): Shapes => ({
-    [`${name}.weight`]: [size],
-    [`${name}.bias`]: [size],
-  })
-  const resnet = (name: string, from: number, to: number): Shapes => ({
-    ...norm(`${name}.norm1`, from),
-    ...conv(`${name}.conv1`, to, from),
-    ...norm(`${name}.norm2`, to),
-    ...conv(`${name}.conv2`, to, to),
-    ...(from === to ? {} : conv(`${name}.conv_shortcut`, to, from, 1)),
-  })
   const tensors = await writeModel('pictures', {
     ...conv('decoder.conv_in', 16, 4),
     ...resnet('decoder.mid_block.resnets.0', 16, 16),
@@ -179,6 +202,45 @@ test('the picture decoder before scaling to pixels', async () => {
     absoluteSum: 160.12553,
   })
   expect(difference).toBeLessThan(TOLERANCE)
+})
+
+test('the encoder from pixels to latents', async () => {
+  const tensors = await writeModel('pictures-to-latents', {
+    ...conv('encoder.conv_in', 8, 3),
+    ...resnet('encoder.down_blocks.0.resnets.0', 8, 8),
+    ...conv('encoder.down_blocks.0.downsamplers.0.conv', 8, 8),
+    ...resnet('encoder.down_blocks.1.resnets.0', 8, 8),
+    ...conv('encoder.down_blocks.1.downsamplers.0.conv', 8, 8),
+    ...resnet('encoder.down_blocks.2.resnets.0', 8, 16),
+    ...resnet('encoder.mid_block.resnets.0', 16, 16),
+    ...resnet('encoder.mid_block.resnets.1', 16, 16),
+    ...norm('encoder.conv_norm_out', 16),
+    ...conv('encoder.conv_out', 8, 16),
+  })
+  const config = vaeSchema.parse({
+    block_out_channels: [8, 8, 16],
+    layers_per_block: 1,
+    latent_channels: 4,
+    norm_num_groups: 4,
+    latents_mean: [1, 2, 3, 4],
+    latents_std: [2, 2, 4, 4],
+  })
+  const session = await openSession(buildVaeEncoder(config, tensors), { threads: 1 })
+  const image = { data: createNumbers(288, 5), shape: [1, 3, 8, 12] }
+  const { mean, latents } = await session.run({ image })
+  await session.close()
+  expect(mean?.shape).toEqual([1, 4, 2, 3])
+  const values = mean!.data as Float32Array
+  const difference = differenceFrom(values, {
+    first: [1.694207, 1.223425, 0.965079, -0.826351, -0.239219, 0.06061],
+    last: [0.017051, 2.445158, 0.940671],
+    sum: 11.3554,
+    absoluteSum: 19.84464,
+  })
+  expect(difference).toBeLessThan(TOLERANCE)
+  const scaled = latents!.data as Float32Array
+  expect(scaled[0]).toBeCloseTo((values[0]! - 1) / 2, 5)
+  expect(scaled[23]).toBeCloseTo((values[23]! - 4) / 4, 5)
 })
 
 test('the encoder of quoted text, for two texts and for none', async () => {
@@ -235,7 +297,8 @@ test('the encoder of quoted text, for two texts and for none', async () => {
   expect(differenceOfNone).toBeLessThan(TOLERANCE)
 })
 
-test('the writer of visual tokens, for the prompt and for tokens fed back', async () => {
+/** A small writer with the vision tower that reads for it. */
+async function writeWriter(name: string) {
   const layer = (index: number): Shapes => {
     const name = `model.language_model.layers.${index}`
     return {
@@ -253,7 +316,7 @@ test('the writer of visual tokens, for the prompt and for tokens fed back', asyn
       [`${name}.post_mlp_layernorm.weight`]: [64],
     }
   }
-  const tensors = await writeModel('tokens', {
+  const tensors = await writeModel(name, {
     'model.language_model.embed_tokens.weight': [96, 64],
     'model.language_model.norm.weight': [64],
     'lm_head.weight': [20, 64],
@@ -275,6 +338,11 @@ test('the writer of visual tokens, for the prompt and for tokens fed back', asyn
     },
     vq_config: { num_embeddings: 16 },
   })
+  return { tensors, config }
+}
+
+test('the writer of visual tokens, for the prompt and for tokens fed back', async () => {
+  const { tensors, config } = await writeWriter('tokens')
   const graph = buildDecoder({
     config,
     tensors,
@@ -313,4 +381,89 @@ test('the writer of visual tokens, for the prompt and for tokens fed back', asyn
       TOLERANCE,
     )
   }
+})
+
+test('codes of a condition image, and the writer after a prompt that holds them', async () => {
+  const vision = visionSchema.parse({
+    vision_config: {
+      depth: 2,
+      hidden_size: 24,
+      num_heads: 2,
+      patch_size: 4,
+      image_size: 32,
+      intermediate_size: 40,
+    },
+    vq_config: { embed_dim: 10, num_embeddings: 16 },
+  })
+  const block = (index: number): Shapes => {
+    const name = `model.visual.blocks.${index}`
+    return {
+      ...norm(`${name}.norm1`, 24),
+      ...norm(`${name}.norm2`, 24),
+      ...linearShapes({
+        [`${name}.attn.qkv`]: [72, 24],
+        [`${name}.attn.proj`]: [24, 24],
+        [`${name}.mlp.fc1`]: [40, 24],
+        [`${name}.mlp.fc2`]: [24, 40],
+      }),
+    }
+  }
+  const eyes = await writeModel('vision', {
+    ...conv('model.visual.patch_embed.proj', 24, 3, 4),
+    'model.visual.embeddings.position_embedding.weight': [64, 24],
+    ...block(0),
+    ...block(1),
+    ...conv('model.vqmodel.quant_conv', 10, 24, 1),
+    'model.vqmodel.quantize.embedding.weight': [16, 10],
+  })
+  const grid = { rows: 2, columns: 3 }
+  const tower = await openSession(buildVisionTower(vision, eyes, 'float32'), { threads: 1 })
+  const { corners, shares } = samplePositions(grid, vision.positionSide)
+  const { codes, features } = await tower.run({
+    patches: { data: createNumbers(288, 6), shape: [6, 48] },
+    corners: { data: corners, shape: [4, 6] },
+    shares: { data: shares, shape: [4, 6] },
+  })
+  await tower.close()
+  const difference = differenceFrom(features!.data as Float32Array, {
+    first: [1.225188, -0.145105, 2.991824, -0.449246, 0.388225, -0.770115],
+    last: [0.229891, 0.593537, 1.619615],
+    sum: 35.48449,
+    absoluteSum: 147.52495,
+  })
+  expect(difference).toBeLessThan(TOLERANCE)
+  expect(Array.from(codes!.data, Number)).toEqual([7, 6, 7, 7, 7, 7])
+
+  const { tensors, config } = await writeWriter('tokens-after-image')
+  const ids = [16, 7, 6, 7, 7, 7, 7, 17, 50, 51, 60, 61, 16]
+  const grids = { large: { rows: 2, columns: 2 }, preview: null }
+  const positions = planPositions(ids.length, grids, [{ start: 1, ...grid }])
+  expect(positions).toEqual({
+    temporal: [0, 1, 1, 1, 1, 1, 1, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10, 12],
+    height: [0, 1, 1, 1, 2, 2, 2, 4, 5, 6, 7, 8, 9, 10, 10, 11, 11, 12],
+    width: [0, 1, 2, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 10, 11, 12],
+  })
+  const graph = buildDecoder({
+    config,
+    tensors,
+    compute: 'float32',
+    choice: 'forced',
+    sampling: { temperature: 1, topP: 1, topK: 0, codebookSize: config.codebookSize },
+    withLogits: true,
+  })
+  const session = await openSession(graph, { threads: 1 })
+  const rotary = createRotaryTable(positions, config.rope)
+  const run = startDecoderRun(session, config, {
+    ids,
+    rotary,
+    draws: { forced: BigInt64Array.of(0n) },
+  })
+  const { promptLogits } = await run.write(1)
+  await session.close()
+  const last = (promptLogits!.data as Float32Array).slice(-20)
+  const ofLast = differenceFrom(last, {
+    first: [-0.782761, 0.667067, -0.9232, 1.260689, -0.42307, -2.372547],
+    sum: -5.65835,
+  })
+  expect(ofLast).toBeLessThan(TOLERANCE)
 })

@@ -10,7 +10,8 @@ import { openTensorFile } from '../../../gpu-worker/model/safetensors.ts'
 import { readIntegers, readTensor } from '../../../gpu-worker/model/tensor-data.ts'
 import { openPixelDecoder } from '../../../gpu-worker/pipeline/decode.ts'
 import type { PixelDecoder } from '../../../gpu-worker/pipeline/decode.ts'
-import { fromPatches, openDenoiser, toPatches } from '../../../gpu-worker/pipeline/denoise.ts'
+import { openDenoiser } from '../../../gpu-worker/pipeline/denoise.ts'
+import { fromPatches, toPatches } from '../../../gpu-worker/pipeline/patches.ts'
 import type { Denoiser } from '../../../gpu-worker/pipeline/denoise.ts'
 import {
   applyGuidance,
