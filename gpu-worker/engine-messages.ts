@@ -9,6 +9,12 @@ export interface EngineModel {
   provider?: Provider
 }
 
+/**
+ * Most bytes of condition images in one request. A message is copied whole on both sides, and the pictures of eight
+ * good cameras are smaller.
+ */
+export const MAX_IMAGES_BYTES = 128 * 2 ** 20
+
 /** Parent to child. One `open` first; then one `generate` at a time. */
 export type EngineCommand =
   | { type: 'open'; model: EngineModel }

@@ -1,6 +1,7 @@
 import { startChild } from './engine-child.ts'
 import type { EngineTimes } from './engine-child.ts'
 import { EngineError } from './engine-error.ts'
+import { MAX_IMAGES_BYTES } from './engine-messages.ts'
 import type { EngineModel } from './engine-messages.ts'
 import type { GenerateHooks, ImageRequest, ImageResult, ModelInfo } from './pipeline/glm-image.ts'
 
@@ -77,6 +78,7 @@ export async function startEngine(
     },
     async generate(request, hooks = {}) {
       if (closing.signal.aborted) throw new EngineError('engine_closed', 'the engine is closed')
+      requireSendable(request)
       if (running) throw new EngineError('engine_busy', 'the engine is making another picture')
       if (hooks.signal?.aborted) throw new EngineError('canceled', 'canceled before the start')
       const call = makePicture(request, hooks)
@@ -95,6 +97,17 @@ export async function startEngine(
       await child.close()
     },
   }
+}
+
+/** @throws EngineError `invalid_request` when the condition images are too large for a message */
+function requireSendable({ images = [] }: ImageRequest): void {
+  const bytes = images.reduce((sum, { length }) => sum + length, 0)
+  if (bytes <= MAX_IMAGES_BYTES) return
+  throw new EngineError(
+    'invalid_request',
+    `images must have at most ${MAX_IMAGES_BYTES} bytes together, not ${bytes}`,
+    { field: 'images' },
+  )
 }
 
 /** Another process in place of a dead one. The request has nothing to do with it when that cannot be had. */

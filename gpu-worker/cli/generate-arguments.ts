@@ -8,7 +8,9 @@ import type { ImageFormat } from '../pipeline/encode.ts'
 
 export interface GenerateArguments {
   prompt: string
-  /** WIDTHxHEIGHT; absent: the default of the checkpoint. */
+  /** Condition images, absolute. */
+  images: string[]
+  /** WIDTHxHEIGHT; absent: that of the first image, or the default of the checkpoint. */
   size?: string
   seed?: number
   steps?: number
@@ -32,7 +34,8 @@ export class UsageError extends Error {
 export const USAGE = `npm run generate -- --prompt TEXT [options]
 
   --prompt TEXT      what to draw; text between quotes is drawn as written
-  --size WxH         in pixels, such as 1280x1280
+  --image FILE       a PNG, JPEG or WebP to edit or to draw on; repeat it for several, which the prompt may number
+  --size WxH         in pixels, such as 1280x1280; of an edit the size of the first image when absent
   --seed N           the same seed gives the same picture; random when absent
   --out FILE         .png, .webp, .jpg or .avif; FILE.json, written beside it, says how it was made
   --format NAME      png, webp, jpeg or avif, when the name of FILE does not say it
@@ -47,6 +50,7 @@ const BUNDLED_MODEL = fileURLToPath(new URL('../checkpoint', import.meta.url))
 
 const OPTIONS = {
   prompt: { type: 'string' },
+  image: { type: 'string', multiple: true },
   size: { type: 'string' },
   seed: { type: 'string' },
   out: { type: 'string' },
@@ -90,6 +94,7 @@ export function parseArguments(
   const guidanceScale = toNumber('--guidance', flags.guidance)
   return {
     prompt: flags.prompt,
+    images: (flags.image ?? []).map((name) => resolve(folder, name)),
     ...(flags.size === undefined ? {} : { size: flags.size }),
     ...(seed === undefined ? {} : { seed }),
     ...(steps === undefined ? {} : { steps }),

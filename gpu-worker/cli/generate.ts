@@ -1,18 +1,19 @@
-import { randomInt } from 'node:crypto'
+import { createHash, randomInt } from 'node:crypto'
 
 import { toEngineError } from '../engine-error.ts'
 import type { EngineErrorCode } from '../engine-error.ts'
 import { startEngine } from '../engine.ts'
 import { openCheckpoint } from '../model/checkpoint.ts'
 import { readSize } from '../model/serving.ts'
-import { checkRequest } from '../pipeline/check-request.ts'
 import type { ImageRequest, ImageResult, ModelInfo, Progress } from '../pipeline/glm-image.ts'
+import { planRequest } from '../pipeline/plan-request.ts'
 import { CALLER_FOLDER } from './env.ts'
 import { parseArguments, USAGE, UsageError } from './generate-arguments.ts'
 import type { GenerateArguments } from './generate-arguments.ts'
 import { watchInterrupts } from './interrupts.ts'
 import { openOutputFiles } from './output-files.ts'
 import { createProgressDisplay } from './progress.ts'
+import { readSourceFiles } from './source-files.ts'
 
 /** Makes one picture and a JSON file beside it that says how. */
 
@@ -31,6 +32,7 @@ const USAGE_CODES: ReadonlySet<EngineErrorCode> = new Set([
 /** Which flag a field of an invalid request came from. */
 const FLAG_OF: Record<string, string> = {
   prompt: '--prompt',
+  images: '--image',
   width: '--size: width',
   height: '--size: height',
   seed: '--seed',
@@ -50,14 +52,14 @@ try {
 
 /** What can be wrong is found in the order of its cost: flags, checkpoint, place of the files, model. */
 async function run(options: GenerateArguments): Promise<void> {
-  const { serving } = await openCheckpoint(options.engine.modelDir)
-  const request = toRequest(options, serving.size.default)
-  checkRequest(request, serving)
+  const checkpoint = await openCheckpoint(options.engine.modelDir)
+  const request = toRequest(options, await readSourceFiles(options.images))
+  await planRequest(checkpoint, request)
   const interrupts = watchInterrupts()
   const files = await openOutputFiles(options)
   try {
     const { info, result } = await generate(options, request, interrupts.signal)
-    const sidecar = toSidecar(info, options, result)
+    const sidecar = toSidecar(info, { ...options, files: request.images ?? [] }, result)
     await files.finish(result.bytes, `${JSON.stringify(sidecar, null, 2)}\n`)
     const { width, height, seed, steps } = result
     console.log(`${options.out}  ${width}x${height}, seed ${seed}, ${steps} steps`)
@@ -69,10 +71,11 @@ async function run(options: GenerateArguments): Promise<void> {
   }
 }
 
-function toRequest(options: GenerateArguments, defaultSize: string): ImageRequest {
+function toRequest(options: GenerateArguments, images: readonly Uint8Array[]): ImageRequest {
   return {
     prompt: options.prompt,
-    ...readSize(options.size ?? defaultSize),
+    ...(images.length === 0 ? {} : { images }),
+    ...(options.size === undefined ? {} : readSize(options.size)),
     seed: options.seed ?? randomInt(SEED_END),
     format: options.format,
     ...(options.steps === undefined ? {} : { steps: options.steps }),
@@ -97,10 +100,16 @@ async function generate(
 }
 
 /** Everything needed to make the same picture again, in the words of the API. */
-function toSidecar(info: ModelInfo, options: GenerateArguments, result: ImageResult) {
+function toSidecar(
+  info: ModelInfo,
+  { prompt, images, files }: GenerateArguments & { files: readonly Uint8Array[] },
+  result: ImageResult,
+) {
+  const sources = images.map((file, index) => ({ file, sha256: toSha256(files[index]) }))
   return {
     model: info.model,
-    prompt: options.prompt,
+    prompt,
+    ...(sources.length === 0 ? {} : { images: sources }),
     size: `${result.width}x${result.height}`,
     seed: result.seed,
     steps: result.steps,
@@ -114,6 +123,10 @@ function toSidecar(info: ModelInfo, options: GenerateArguments, result: ImageRes
     timings_ms: result.timingsMs,
     notice: info.notice,
   }
+}
+
+function toSha256(bytes: Uint8Array = new Uint8Array()): string {
+  return createHash('sha256').update(bytes).digest('hex')
 }
 
 function describeError(error: unknown): string {

@@ -9,6 +9,7 @@ const NAME_COLUMNS = 9
 const PLAIN_SHARE = 0.25
 
 const LABELS: Record<Progress['stage'], string> = {
+  images: 'images',
   tokens: 'layout',
   glyph: 'text',
   denoise: 'denoise',

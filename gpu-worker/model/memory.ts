@@ -4,10 +4,18 @@ import { TENSOR_FOLDERS } from './checkpoint.ts'
 import type { Checkpoint, TensorFolder } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
 
-/** Tensors that no graph of text to image takes in another type than the file's. */
-const NEVER_WIDENED: Partial<Record<TensorFolder, RegExp>> = {
-  vision_language_encoder: /^model\.(visual|vqmodel)\.|\.embed_tokens\.weight$/,
+/** What is opened together: everything that a picture out of text needs, or what reads condition images. */
+type Part = 'text' | 'images'
+
+/** What the graphs of the second part take, and those of the first do not. */
+const OF_IMAGES: Partial<Record<TensorFolder, RegExp>> = {
+  vision_language_encoder: /^model\.(visual|vqmodel)\./,
   vae: /^encoder\./,
+}
+
+/** Tables of which a few rows are taken in the type of the file, and what no graph takes at all. */
+const NEVER_WIDENED: Partial<Record<TensorFolder, RegExp>> = {
+  vision_language_encoder: /\.(embed_tokens|position_embedding|post_quant_conv)\./,
 }
 
 /**
@@ -19,24 +27,28 @@ const NEVER_WIDENED: Partial<Record<TensorFolder, RegExp>> = {
  */
 export async function requireMemory(
   checkpoint: Checkpoint,
-  availableBytes: number = readAvailableBytes(),
+  options: { part?: Part; availableBytes?: number } = {},
 ): Promise<void> {
-  const needed = await widenedBytes(checkpoint)
+  const { part = 'text', availableBytes = readAvailableBytes() } = options
+  const needed = await widenedBytes(checkpoint, part)
   if (needed <= availableBytes) return
   const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1)
   throw new CheckpointError(
-    `${checkpoint.dir}: needs ${gigabytes(needed)} GB of memory for its weights in float32, ` +
+    `${checkpoint.dir}: needs ${gigabytes(needed)} GB of memory for its weights ${PURPOSES[part]}in float32, ` +
       `${gigabytes(availableBytes)} GB available`,
   )
 }
 
-/** Size of the float32 copies that opening every stage on a processor makes. */
-export async function widenedBytes(checkpoint: Checkpoint): Promise<number> {
+const PURPOSES: Record<Part, string> = { text: '', images: 'for reading images ' }
+
+/** Size of the float32 copies that opening every stage of a part on a processor makes. */
+export async function widenedBytes(checkpoint: Checkpoint, part: Part = 'text'): Promise<number> {
   let bytes = 0
   for (const folder of TENSOR_FOLDERS) {
     const tensors = await checkpoint.tensors(folder)
     for (const name of tensors.names()) {
-      if (NEVER_WIDENED[folder]?.test(name)) continue
+      const isOfImages = OF_IMAGES[folder]?.test(name) === true
+      if (isOfImages !== (part === 'images') || NEVER_WIDENED[folder]?.test(name)) continue
       const { dtype, length } = tensors.get(name)
       if (dtype === 'BF16' || dtype === 'F16') bytes += 2 * length
     }

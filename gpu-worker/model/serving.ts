@@ -98,6 +98,34 @@ export function sizeProblem(
   return { side: 'width', rule: `times height must be at most ${maxPixels} pixels` }
 }
 
+/**
+ * The size on offer that is nearest to the proportions and the area of another: scaled as a whole first, and only where
+ * the proportions themselves are not on offer side by side.
+ */
+export function nearestSize(
+  size: { width: number; height: number },
+  rules: SizeRules,
+): { width: number; height: number } {
+  if (sizeProblem(size, rules) === null) return size
+  const { width, height } = size
+  const { minSide, maxSide, multipleOf, maxPixels } = rules
+  const most = Math.min(maxSide / Math.max(width, height), Math.sqrt(maxPixels / (width * height)))
+  const scale = Math.min(Math.max(1, minSide / Math.min(width, height)), most)
+  const least = Math.ceil(minSide / multipleOf) * multipleOf
+  const largest = Math.floor(maxSide / multipleOf) * multipleOf
+  const onGrid = (side: number) => {
+    const rounded = Math.round((side * scale) / multipleOf) * multipleOf
+    return Math.min(Math.max(rounded, least), largest)
+  }
+  const fitted = { width: onGrid(width), height: onGrid(height) }
+  while (fitted.width * fitted.height > maxPixels) {
+    const longer = fitted.width > fitted.height ? 'width' : 'height'
+    if (fitted[longer] - multipleOf < least) break
+    fitted[longer] -= multipleOf
+  }
+  return fitted
+}
+
 /** Pixels of a size such as 1280x1280; NaN where the text is none. */
 export function readSize(text: string): { width: number; height: number } {
   const [width = NaN, height = NaN] = text.split('x').map(Number)

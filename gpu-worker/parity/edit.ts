@@ -17,6 +17,7 @@ import { decodeImage } from '../pipeline/read-image.ts'
 import { joinCaches } from '../pipeline/source-cache.ts'
 import { openSourceEncoder, toPlanes, toVisionPatches } from '../pipeline/source-encoder.ts'
 import { planSourceGrid } from '../pipeline/source-grid.ts'
+import { readCache } from '../pipeline/source-reader.ts'
 import { openTokenizer } from '../pipeline/tokenizer.ts'
 import { planEditGrids, toPrompt, upsample } from '../pipeline/visual-tokens.ts'
 
@@ -134,7 +135,7 @@ async function comparePrompt(input: EditInput): Promise<ParityRow[]> {
 
 async function compareSteps(input: EditInput): Promise<ParityRow> {
   const { checkpoint, parityCase, tensors, sources } = input
-  const { vae, transformer, cellPixels } = checkpoint
+  const { vae, transformer } = checkpoint
   const channels = transformer.inChannels
   const patch = transformer.patchSize
   const { width, height } = sizeOf(parityCase)
@@ -143,13 +144,7 @@ async function compareSteps(input: EditInput): Promise<ParityRow> {
   const denoiser = await openDenoiser(checkpoint, OPTIONS)
   try {
     const caches = []
-    for (const { grid, codes, latents } of sources) {
-      const size = { width: grid.columns * cellPixels, height: grid.rows * cellPixels }
-      const cells = { rows: size.height / vae.scale, columns: size.width / vae.scale }
-      const patches = toPatches(latents, { channels, patch, ...cells })
-      const priorIds = Array.from(upsample(codes, grid))
-      caches.push(await denoiser.readSource({ patches, priorIds, ...size }))
-    }
+    for (const source of sources) caches.push(await readCache(checkpoint, denoiser, source))
     const conditions = await denoiser.prepare({
       glyph: await glyphs.encode(required(parityCase, 'prompt')),
       glyphNull: await glyphs.encode(''),

@@ -4,6 +4,7 @@ import type { SizeRules } from '../model/serving.ts'
 import { IMAGE_FORMATS } from './encode.ts'
 import type { ImageRequest } from './glm-image.ts'
 import { extractGlyphTexts, toGlyphIds } from './glyph.ts'
+import type { Size } from './source-grid.ts'
 
 /** Longest prompt in UTF-16 units; a common limit of image services. */
 const MAX_PROMPT_UNITS = 32_000
@@ -11,7 +12,10 @@ const MAX_PROMPT_UNITS = 32_000
 const MAX_GLYPH_IDS = 8_192
 const MAX_SEED = 2 ** 32 - 1
 
-export interface CheckedRequest extends Omit<ImageRequest, 'steps' | 'guidanceScale'> {
+/** A request of a known size. */
+export type SizedRequest = ImageRequest & Size
+
+export interface CheckedRequest extends SizedRequest {
   steps: number
   guidanceScale: number
 }
@@ -22,7 +26,7 @@ export interface CheckedRequest extends Omit<ImageRequest, 'steps' | 'guidanceSc
  * @throws EngineError `invalid_request`; the message names the field and the rule
  */
 export function checkRequest(
-  request: ImageRequest,
+  request: SizedRequest,
   rules: { size: SizeRules; steps: number; guidanceScale: number },
 ): CheckedRequest {
   const { prompt, seed, format } = request

@@ -4,32 +4,40 @@ import { EngineError } from '../engine-error.ts'
 import { openCheckpoint } from '../model/checkpoint.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import { requireMemory } from '../model/memory.ts'
-import type { SizeRules } from '../model/serving.ts'
-import { checkRequest } from './check-request.ts'
+import { canEdit } from '../model/editing.ts'
+import type { ImageRules, SizeRules } from '../model/serving.ts'
 import type { CheckedRequest } from './check-request.ts'
 import { openPixelDecoder } from './decode.ts'
 import { openDenoiser } from './denoise.ts'
 import { fromPatches, toPatches } from './patches.ts'
-import type { DenoiseConditions } from './denoise.ts'
+import type { DenoiseConditions, DenoiseInputs } from './denoise.ts'
 import { encodeImage, toPixels } from './encode.ts'
 import type { ImageFormat } from './encode.ts'
 import { applyGuidance, createSchedule, stepEuler } from './flow-match.ts'
 import { openGlyphEncoder } from './glyph-encoder.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { createNoise } from './noise.ts'
-import { planGrids } from './prompt.ts'
+import { planRequest } from './plan-request.ts'
+import type { PlannedRequest, PlannedSource } from './plan-request.ts'
 import { requireFinite } from './outputs.ts'
 import { requireProvider } from './session.ts'
 import type { Provider } from './session.ts'
+import { createSourceReader } from './source-reader.ts'
+import type { ReadSources } from './source-reader.ts'
 import { openVisualTokenWriter } from './visual-tokens.ts'
 
 export type { ImageFormat } from './encode.ts'
 
 export interface ImageRequest {
   prompt: string
-  /** Pixels. */
-  width: number
-  height: number
+  /**
+   * Condition images as files: PNG, JPEG or WebP, in the order in which the prompt speaks of them. Any makes the request
+   * an edit. They are seen as their EXIF data says, on white where they are transparent, and without animation.
+   */
+  images?: readonly Uint8Array[]
+  /** Pixels. Both absent: the size nearest to that of the first image, or what the checkpoint is served with. */
+  width?: number
+  height?: number
   /** 0 to 2^32 - 1. */
   seed: number
   /** Absent: what the checkpoint is served with. */
@@ -39,8 +47,8 @@ export interface ImageRequest {
 }
 
 export interface Progress {
-  stage: 'tokens' | 'glyph' | 'denoise' | 'decode' | 'encode'
-  /** Rises to `total` within a stage; stages come in the order of the type. */
+  stage: 'images' | 'tokens' | 'glyph' | 'denoise' | 'decode' | 'encode'
+  /** Rises to `total` within a stage; stages come in the order of the type. Only an edit has stage `images`. */
   step: number
   total: number
 }
@@ -55,7 +63,7 @@ export interface ImageResult {
   seed: number
   steps: number
   guidanceScale: number
-  /** Visual tokens written, the preview's included. */
+  /** Visual tokens written, the preview's included; an edit has no preview. */
   tokenCount: number
   /** By stage, and `total`. */
   timingsMs: Record<string, number>
@@ -68,6 +76,8 @@ export interface ModelInfo {
   size: SizeRules
   steps: number
   guidanceScale: number
+  /** What an edit may have; null when the checkpoint cannot read images. */
+  images: ImageRules | null
   weightsHash: string
   provider: string
 }
@@ -112,14 +122,16 @@ export async function openPipeline(
     size: serving.size,
     steps: serving.steps,
     guidanceScale: serving.guidanceScale,
+    images: (await canEdit(checkpoint)) ? serving.images : null,
     weightsHash: await checkpoint.hash(),
     provider: options.provider ?? 'cpu',
   }
   return {
     info,
-    generate: (request, hooks) =>
-      generate({ checkpoint, stages }, checkRequest(request, serving), hooks),
+    generate: async (request, hooks) =>
+      generate({ checkpoint, stages }, await planRequest(checkpoint, request), hooks),
     async close() {
+      await stages.sources.close()
       await stages.writer.close()
       await stages.glyphs.close()
       await stages.denoiser.close()
@@ -140,35 +152,41 @@ async function openStages(
   // The processor has no bfloat16 kernels for most operators; the card has, and float32 would double its memory.
   const compute: StageOptions['compute'] = options.provider === 'cuda' ? 'bfloat16' : 'float32'
   const glyphs = await openGlyphEncoder(checkpoint, { ...options, compute: 'float32' })
+  const denoiser = await openDenoiser(checkpoint, { ...options, compute })
   return {
     glyphs,
     glyphNull: await glyphs.encode(''),
     writer: await openVisualTokenWriter(checkpoint, { ...options, compute }),
-    denoiser: await openDenoiser(checkpoint, { ...options, compute }),
+    denoiser,
     decoder: await openPixelDecoder(checkpoint, options),
+    sources: createSourceReader(checkpoint, denoiser, { ...options, compute }),
   }
 }
 
 async function generate(
   model: Model,
-  request: CheckedRequest,
+  { request, sources }: PlannedRequest,
   hooks: GenerateHooks,
 ): Promise<ImageResult> {
-  const { width, height, prompt, seed } = request
+  const { width, height } = request
   const report = (stage: Progress['stage'], step: number, total: number) =>
     pause(hooks, { stage, step, total })
   const timer = startTimer()
 
-  const { large, preview } = planGrids({ width, height, cellPixels: model.checkpoint.cellPixels })
-  await report('tokens', 0, large.rows * large.columns + preview.rows * preview.columns)
+  const read = await readSources(model, sources, (done, total) => report('images', done, total))
+  if (read) timer.lap('images')
+
   const visual = await model.stages.writer.write(
-    { prompt, width, height, seed },
+    { ...request, sources: read?.codes ?? [] },
     { onChunk: (written, total) => report('tokens', written, total) },
   )
   timer.lap('tokens')
 
   await report('glyph', 0, 1)
-  const conditions = await prepareConditions(model, request, Array.from(visual.priorTokenIds))
+  const conditions = await prepareConditions(model, request, {
+    priorIds: Array.from(visual.priorTokenIds),
+    ...(read && { sources: read.cache }),
+  })
   await report('glyph', 1, 1)
   timer.lap('glyph')
 
@@ -189,7 +207,7 @@ async function generate(
     ...image,
     width,
     height,
-    seed,
+    seed: request.seed,
     steps: request.steps,
     guidanceScale: request.guidanceScale,
     tokenCount: visual.written.length,
@@ -197,14 +215,22 @@ async function generate(
   }
 }
 
+async function readSources(
+  { stages }: Model,
+  sources: readonly PlannedSource[],
+  onPart: (done: number, total: number) => Promise<void>,
+): Promise<ReadSources | null> {
+  return sources.length === 0 ? null : stages.sources.read(sources, onPart)
+}
+
 async function prepareConditions(
   { stages }: Model,
   { prompt, width, height }: CheckedRequest,
-  priorIds: readonly number[],
+  own: Pick<DenoiseInputs, 'priorIds' | 'sources'>,
 ): Promise<DenoiseConditions> {
   const glyph = await stages.glyphs.encode(prompt)
   requireFinite(glyph.data, 'glyph')
-  return stages.denoiser.prepare({ glyph, glyphNull: stages.glyphNull, priorIds, width, height })
+  return stages.denoiser.prepare({ glyph, glyphNull: stages.glyphNull, width, height, ...own })
 }
 
 /** Noise to latents [channels, rows, columns]. The loop runs on patches, so the layout changes only at its ends. */

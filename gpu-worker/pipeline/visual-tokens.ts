@@ -43,7 +43,7 @@ export interface VisualTokenWriter {
   /**
    * Writes the layout of one picture. Same prompt, images, size and seed, same machine: same tokens.
    *
-   * @param hooks.onChunk called after every chunk with the number of tokens written and their total; the
+   * @param hooks.onChunk called at the start and after every chunk with the number of tokens written and their total; the
    *   next chunk starts when it resolves, and a throw from it ends the writing
    * @throws EngineError `invalid_request` when the text of an edit contains the token that stands for an image
    */
@@ -94,6 +94,7 @@ export async function openVisualTokenWriter(
       const draws = { uniforms: createUniforms(seed, total) }
       const run = startDecoderRun(session, config, { ids, rotary, draws })
       const written: number[] = []
+      await hooks.onChunk(0, total)
       while (written.length < total) {
         const chunk = await run.write(Math.min(chunkTokens, total - written.length))
         written.push(...chunk.tokens.map(Number))

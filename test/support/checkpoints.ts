@@ -18,6 +18,8 @@ export interface CheckpointCopies {
   copy(source: string): Promise<string>
   /** A copy in which every element of one float32 tensor is `value`. */
   fill(source: string, folder: string, tensor: string, value: number): Promise<string>
+  /** A copy without the tensors whose names match. */
+  drop(source: string, folder: string, pattern: RegExp): Promise<string>
   remove(): Promise<void>
 }
 
@@ -54,6 +56,14 @@ export async function createCheckpointCopies(): Promise<CheckpointCopies> {
       const bytes = new Uint8Array(new Float32Array(length / 4).fill(value).buffer)
       await handle.write(bytes, 0, bytes.length, offset)
       await handle.close()
+      return target
+    },
+    async drop(source, folder, pattern) {
+      const target = await copy(source)
+      const tensors = await readAll(join(source, folder), 'F32')
+      const file = await removeWeights(join(target, folder))
+      const kept = tensors.filter(({ name }) => !pattern.test(name))
+      await writeSafetensors(join(target, folder, file), kept)
       return target
     },
     remove: () => rm(root, { recursive: true, force: true }),

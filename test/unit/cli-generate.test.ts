@@ -38,12 +38,18 @@ test('paths are relative to the folder of the caller, and the bundled model to t
   expect(existsSync(join(options.engine.modelDir, 'serving.json'))).toBe(true)
 })
 
+test('images keep the order in which they are given', () => {
+  expect(parse('--image', 'b.png', '--image=/c.jpg', '--image', '../a.webp')).toMatchObject({
+    images: ['/home/me/b.png', '/c.jpg', '/home/a.webp'],
+  })
+})
+
 test('numbers are read as numbers and absent flags stay absent', () => {
   const options = parse('--seed', '7', '--steps', '20', '--guidance', '1.5', '--size', '64x96')
   expect(options).toMatchObject({ seed: 7, steps: 20, guidanceScale: 1.5, size: '64x96' })
   expect(parse('--guidance', '-1')).toMatchObject({ guidanceScale: -1 })
   expect(parse('--prompt', '- a list')).toMatchObject({ prompt: '- a list' })
-  expect(Object.keys(parse())).toEqual(['prompt', 'format', 'out', 'sidecar', 'engine'])
+  expect(Object.keys(parse())).toEqual(['prompt', 'images', 'format', 'out', 'sidecar', 'engine'])
 })
 
 test.each([

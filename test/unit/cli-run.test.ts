@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { existsSync, readdirSync } from 'node:fs'
 import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -8,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 import { createCheckpointCopies } from '../support/checkpoints.ts'
+import { drawPicture } from '../support/pictures.ts'
 
 /** The command as a process, as a person at a terminal has it. */
 
@@ -59,11 +61,31 @@ test('a picture and its sidecar are written, and nothing else', async () => {
   expect(sidecar).toMatchObject({ prompt: 'x', size: '64x64', seed: 7, steps: 1 })
 })
 
+test('images are edited at their own size, and the sidecar names them', async () => {
+  const first = await drawPicture(1, { width: 96, height: 64 })
+  await writeFile(join(dir, 'one.png'), first)
+  await writeFile(join(dir, 'two.jpg'), await drawPicture(2, { width: 64, height: 64 }, 'jpeg'))
+  const edit = ['--prompt', 'x', '--steps', '1', '--seed', '7', '--threads', '1']
+  const images = ['--image', 'one.png', '--image', 'two.jpg']
+  const run = generate([...edit, ...images, '--out', 'a.png'])
+  const { code, err } = await run.ended
+  expect(err).toMatch(/^images +2\/8/)
+  expect(code).toBe(0)
+  const sidecar = JSON.parse(await readFile(join(dir, 'a.png.json'), 'utf8'))
+  expect(sidecar).toMatchObject({ size: '96x64', tokens: 6 })
+  const sha256 = createHash('sha256').update(first).digest('hex')
+  expect(sidecar.images[0]).toEqual({ file: join(dir, 'one.png'), sha256 })
+  expect(sidecar.images[1].file).toBe(join(dir, 'two.jpg'))
+})
+
 describe('what is wrong is found before a model is opened, and leaves nothing behind', () => {
   test.each<[string, string[], RegExp]>([
     ['a size that is not offered', ['--size', '100x100'], /^--size: width must be a multiple/],
     ['a negative guidance', ['--guidance', '-1'], /^--guidance must be a number from 0 to 20/],
     ['an empty prompt', ['--prompt', ''], /^--prompt must not be empty/],
+    ['an image that is not there', ['--image', 'none.png'], /^--image: ENOENT.*none\.png/],
+    ['a folder as an image', ['--image', 'b.png'], /^--image: EISDIR/],
+    ['an image that is none', ['--image', 'f'], /^--image\[0\] must be a PNG, JPEG or WebP/],
     ['a folder that is no model', ['--model', '.'], /^--model: .*config\.json: file is missing/],
     ['a folder in the place of the picture', ['--out', 'b.png'], /^--out: .*b\.png is a folder/],
     ['one in the place of the sidecar', ['--out', 'c.png'], /^--out: .*c\.png\.json is a folder/],

@@ -10,6 +10,7 @@ import { EngineError, startEngine } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import type { ImageRequest, Progress } from '../../gpu-worker/pipeline/glm-image.ts'
 import { createCheckpointCopies } from '../support/checkpoints.ts'
+import { drawPicture } from '../support/pictures.ts'
 
 const MODEL_DIR = fileURLToPath(new URL('../../gpu-worker/checkpoint', import.meta.url))
 const REQUEST: ImageRequest = {
@@ -151,6 +152,83 @@ describe('the engine', () => {
     const outcome = await outcomeOf(engine.generate({ ...REQUEST, ...change }))
     expect(outcome).toMatchObject({ code: 'invalid_request', retryable: false, field })
     expect((outcome as Error).message).toContain(field)
+  })
+
+  describe('with condition images', () => {
+    const edit = async (): Promise<ImageRequest> => ({
+      prompt: "Write 'Sale' on it",
+      images: [await drawPicture(1, { width: 96, height: 64 })],
+      seed: 7,
+      steps: 2,
+      format: 'png',
+    })
+
+    test('the bytes of the images arrive whole, from a part of a larger buffer too', async () => {
+      const request = await edit()
+      const file = request.images![0]!
+      const larger = new Uint8Array(file.length + 200).fill(7)
+      larger.set(file, 100)
+      const part = larger.subarray(100, 100 + file.length)
+      const made = await engine.generate(request)
+      expect(made).toMatchObject({ width: 96, height: 64, steps: 2, tokenCount: 6 })
+      expect((await engine.generate({ ...request, images: [part] })).sha256).toBe(made.sha256)
+      const other = await drawPicture(2, { width: 96, height: 64 })
+      expect((await engine.generate({ ...request, images: [other] })).sha256).not.toBe(made.sha256)
+    })
+
+    test('progress begins with the images and never falls', async () => {
+      const seen: Progress[] = []
+      await engine.generate(await edit(), { onProgress: (progress) => seen.push(progress) })
+      const stages = ['images', 'tokens', 'glyph', 'denoise', 'decode', 'encode']
+      expect([...new Set(seen.map((progress) => progress.stage))]).toEqual(stages)
+      const keys = seen.map(({ stage, step }) => stages.indexOf(stage) * 1e6 + step)
+      expect(keys).toEqual(keys.toSorted((a, b) => a - b))
+      expect(seen.find(({ stage }) => stage === 'tokens')?.step).toBe(0)
+    })
+
+    test.each(['images', 'tokens', 'denoise'] as const)(
+      'an abort in stage %s ends the call as canceled, and the engine goes on',
+      async (stage) => {
+        const images = [await drawPicture(1, { width: 1024, height: 1024 })]
+        const controller = new AbortController()
+        const outcome = await outcomeOf(
+          engine.generate(
+            { ...(await edit()), images, width: 512, height: 512, steps: 20 },
+            {
+              signal: controller.signal,
+              onProgress: (progress) => {
+                if (progress.stage === stage) controller.abort()
+              },
+            },
+          ),
+        )
+        expect(outcome).toMatchObject({ code: 'canceled', retryable: false })
+        const pid = engine.pid
+        expect((await engine.generate(await edit())).width).toBe(96)
+        expect(engine.pid).toBe(pid)
+      },
+    )
+
+    test('a file that is no picture is refused by its number', async () => {
+      const request = await edit()
+      const images = [...request.images!, Buffer.from('no picture')]
+      expect(await outcomeOf(engine.generate({ ...request, images }))).toMatchObject({
+        code: 'invalid_request',
+        retryable: false,
+        field: 'images',
+        message: 'images[1] must be a PNG, JPEG or WebP file',
+      })
+    })
+
+    test('more bytes than a message takes are refused before they are sent', async () => {
+      const images = [new Uint8Array(100 * 2 ** 20), new Uint8Array(30 * 2 ** 20)]
+      expect(await outcomeOf(engine.generate({ ...(await edit()), images }))).toMatchObject({
+        code: 'invalid_request',
+        field: 'images',
+        message: 'images must have at most 134217728 bytes together, not 136314880',
+      })
+      expect((await engine.generate(REQUEST)).width).toBe(64)
+    })
   })
 
   test.each(['png', 'webp', 'jpeg', 'avif'] as const)(

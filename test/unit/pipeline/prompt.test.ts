@@ -8,7 +8,11 @@ import { planPositions } from '../../../gpu-worker/pipeline/positions.ts'
 import { openPromptRenderer, planGrids } from '../../../gpu-worker/pipeline/prompt.ts'
 import { createUniforms } from '../../../gpu-worker/pipeline/uniforms.ts'
 import { openTokenizer } from '../../../gpu-worker/pipeline/tokenizer.ts'
-import { openVisualTokenWriter, upsample } from '../../../gpu-worker/pipeline/visual-tokens.ts'
+import {
+  openVisualTokenWriter,
+  toPrompt,
+  upsample,
+} from '../../../gpu-worker/pipeline/visual-tokens.ts'
 import { createCheckpointCopies } from '../../support/checkpoints.ts'
 import type { CheckpointCopies } from '../../support/checkpoints.ts'
 
@@ -57,6 +61,41 @@ test('draws depend on the seed and the place alone, and stay in [0, 1)', () => {
   expect(many.every((draw) => draw >= 0 && draw < 1)).toBe(true)
   const mean = many.reduce((sum, draw) => sum + draw, 0) / many.length
   expect(Math.abs(mean - 0.5)).toBeLessThan(0.02)
+})
+
+test('an edit has its images before the text, one token per cell, and no preview', async () => {
+  const renderer = await openPromptRenderer(CHECKPOINT)
+  const grids = { large: { rows: 3, columns: 2 }, preview: null }
+  const image = (count: number) => `<|dit_token_128|>${'<|image|>'.repeat(count)}<|dit_token_129|>`
+  const sources = [
+    { rows: 1, columns: 2 },
+    { rows: 2, columns: 2 },
+  ]
+  expect(renderer.render('Turn it', grids, sources)).toBe(
+    `${image(2)}${image(4)}Turn it<sop>3 2<eop><|dit_token_128|>`,
+  )
+})
+
+test('codes stand in the places of their image, and text before, between and after keeps its own', async () => {
+  const renderer = await openPromptRenderer(CHECKPOINT)
+  const tokenizer = await openTokenizer(CHECKPOINT)
+  const { text, ids, places } = toPrompt(
+    { renderer, tokenizer },
+    {
+      prompt: 'Turn it',
+      grids: { large: { rows: 3, columns: 2 }, preview: null },
+      sources: [
+        { grid: { rows: 1, columns: 2 }, codes: Int32Array.of(5, 6) },
+        { grid: { rows: 2, columns: 1 }, codes: Int32Array.of(7, 8) },
+      ],
+    },
+  )
+  expect(ids.slice(0, 8)).toEqual([128, 5, 6, 129, 128, 7, 8, 129])
+  expect(ids.slice(8)).toEqual(tokenizer.encode(text).slice(8))
+  expect(places).toEqual([
+    { start: 1, rows: 1, columns: 2 },
+    { start: 5, rows: 2, columns: 1 },
+  ])
 })
 
 describe('the files of the processor', () => {
@@ -147,6 +186,15 @@ describe('the files of the processor', () => {
       code: 'model_invalid',
       message: expect.stringMatching(reason),
     })
+  })
+
+  test('a template without images serves text, and is refused by file when one comes', async () => {
+    const renderer = await openPromptRenderer(await withFiles({ 'chat_template.jinja': TEMPLATE }))
+    expect(renderer.render('A sign', grids)).toBe(EXPECTED)
+    const edit = { ...grids, preview: null }
+    expect(() => renderer.render('A sign', edit, [{ rows: 1, columns: 2 }])).toThrow(
+      /chat_template\.jinja: the chat template leaves out images/,
+    )
   })
 
   test('a tokenizer that the library cannot read is refused by file', async () => {
