@@ -27,6 +27,7 @@ import { openDenoiser } from '../../gpu-worker/pipeline/denoise.ts'
 import { openGlyphEncoder } from '../../gpu-worker/pipeline/glyph-encoder.ts'
 import type { StageOptions } from '../../gpu-worker/pipeline/glyph-encoder.ts'
 import { RUNTIME_VERSION } from '../../gpu-worker/pipeline/session.ts'
+import { openSourceEncoder } from '../../gpu-worker/pipeline/source-encoder.ts'
 import { openVisualTokenWriter } from '../../gpu-worker/pipeline/visual-tokens.ts'
 import { describeMachine } from '../support/machine.ts'
 import { writeRealCheckpoint } from '../support/real-checkpoint.ts'
@@ -39,12 +40,13 @@ type Stage = (checkpoint: Checkpoint, options: StageOptions) => Promise<{ close(
 const MAPPED: StageOptions = { compute: 'float32', threads: 1, foldWeights: false }
 const PRODUCT: StageOptions = { compute: 'float32', threads: 1 }
 
-/** Six graphs: the denoiser has three. */
+/** Eight graphs: the denoiser has three, and what reads images two. */
 const ROWS: Record<string, { open: Stage; options: StageOptions }> = {
   'tokens, mapped': { open: openVisualTokenWriter, options: MAPPED },
   'quoted text, mapped': { open: openGlyphEncoder, options: MAPPED },
   'denoiser, mapped': { open: openDenoiser, options: MAPPED },
   'pixels, mapped': { open: openPixelDecoder, options: MAPPED },
+  'images, mapped': { open: openSourceEncoder, options: MAPPED },
   'quoted text, product': { open: openGlyphEncoder, options: PRODUCT },
   'pixels, product': { open: openPixelDecoder, options: PRODUCT },
 }
