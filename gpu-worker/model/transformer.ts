@@ -22,9 +22,9 @@ const FEED_FORWARD_FACTOR = 4
  *
  * Inputs, float32: `patches` [tokens, inChannels * patch^2] (channel, row, column inside a patch); `text` [texts, D];
  * `prior` [tokens or 1, D]; `modulation` [12 * layers + 2, D]; `cos` and `sin` [texts + tokens, headDim / 2], with 1 and 0
- * in the rows of text, which is not rotated; per layer `source_key_i` and `source_value_i` [sources, D], what earlier
- * calls kept of condition images, [0, D] where there is none; `kept` int64 [1], how many rows of its own this call keeps.
- * Outputs, float32: `velocity` [tokens, outChannels * patch^2]; per layer `key_i` and `value_i` [kept, D], rotated.
+ * in the rows of text, which is not rotated; per layer `source_key_i` and `source_value_i` [1, sources, D], what earlier
+ * calls kept of condition images, [1, 0, D] where there is none; `kept` int64 [1], how many rows of its own this call keeps.
+ * Outputs, float32: `velocity` [tokens, outChannels * patch^2]; per layer `key_i` and `value_i` [1, kept, D], rotated.
  *
  * Reading a condition image and denoising are one graph so that the weights are loaded once. With `kept` 0, as in every
  * step, nothing is copied out.
@@ -115,12 +115,12 @@ function addBlocks(
       rotary,
       textLength,
       sources: {
-        key: floats(g, `source_key_${layer}`, ['sources', innerSize]),
-        value: floats(g, `source_value_${layer}`, ['sources', innerSize]),
+        key: floats(g, `source_key_${layer}`, [1, 'sources', innerSize]),
+        value: floats(g, `source_value_${layer}`, [1, 'sources', innerSize]),
       },
       keep(kind, value) {
-        const rows = reshape(g, g.op('Slice', [value, zero, kept, axis]), [-1, innerSize])
-        g.output(castTo(g, rows, 'float32'), `${kind}_${layer}`, 'float32', ['kept', innerSize])
+        const rows = castTo(g, g.op('Slice', [value, zero, kept, axis]), 'float32')
+        g.output(rows, `${kind}_${layer}`, 'float32', [1, 'kept', innerSize])
       },
       isLast: layer === layerCount - 1,
     })
@@ -209,8 +209,7 @@ function addAttention(g: GraphBuilder, x: Value, options: BlockOptions): Value {
   }
   const behindSources = (kind: 'key' | 'value') => {
     options.keep(kind, own[kind])
-    const before = reshape(g, options.sources[kind], [1, -1, innerSize])
-    return g.op('Concat', [before, own[kind]], { axis: 1 })
+    return g.op('Concat', [options.sources[kind], own[kind]], { axis: 1 })
   }
   const output = attention(
     g,

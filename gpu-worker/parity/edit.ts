@@ -19,7 +19,7 @@ import { openSourceEncoder, toPlanes, toVisionPatches } from '../pipeline/source
 import { planSourceGrid } from '../pipeline/source-grid.ts'
 import { readCache } from '../pipeline/source-reader.ts'
 import { openTokenizer } from '../pipeline/tokenizer.ts'
-import { planEditGrids, toPrompt, upsample } from '../pipeline/visual-tokens.ts'
+import { planWrittenGrids, toPrompt, upsample } from '../pipeline/visual-tokens.ts'
 
 /**
  * Compares an `edit` case, from its condition images as files: what the model is given of them, what it reads in them,
@@ -109,7 +109,10 @@ async function comparePrompt(input: EditInput): Promise<ParityRow[]> {
   const { name } = parityCase
   const renderer = await openPromptRenderer(checkpoint.dir)
   const tokenizer = await openTokenizer(checkpoint.dir)
-  const grids = planEditGrids({ ...sizeOf(parityCase), cellPixels: checkpoint.cellPixels }, sources)
+  const grids = planWrittenGrids(
+    { ...sizeOf(parityCase), cellPixels: checkpoint.cellPixels },
+    sources,
+  )
   const prompt = required(parityCase, 'prompt')
   const { text, ids, places } = toPrompt({ renderer, tokenizer }, { prompt, grids, sources })
   const positions = planPositions(ids.length, grids, places)

@@ -3,7 +3,7 @@ import { takeFloats } from './outputs.ts'
 import type { Feeds } from './session.ts'
 
 /**
- * Keys and values of condition images in every layer, float32 [tokens, D] each, by the denoiser's names for them. They
+ * Keys and values of condition images in every layer, float32 [1, tokens, D] each, by the denoiser's names for them. They
  * lie in host memory, 4 GB for a picture of 1024 x 1024 at the published dimensions: the binding leaves nothing on a card
  * between two runs, so there every step copies them anew.
  */
@@ -11,7 +11,7 @@ export type SourceCache = Feeds
 
 /** What a picture without condition images has. */
 export function emptyCache(config: TransformerConfig): SourceCache {
-  const shape = [0, config.innerSize]
+  const shape = [1, 0, config.innerSize]
   return Object.fromEntries(
     slots(config).map(({ input }) => [input, { data: new Float32Array(0), shape }]),
   )
@@ -27,7 +27,7 @@ export function toCache(results: Feeds, config: TransformerConfig): SourceCache 
   return Object.fromEntries(
     slots(config).map(({ input, output }) => {
       const data = takeFloats(results, output)
-      return [input, { data, shape: [data.length / config.innerSize, config.innerSize] }]
+      return [input, { data, shape: [1, data.length / config.innerSize, config.innerSize] }]
     }),
   )
 }
@@ -49,7 +49,7 @@ export function joinCaches(parts: readonly SourceCache[], config: TransformerCon
       data.set(row, offset)
       offset += row.length
     }
-    joined[input] = { data, shape: [data.length / config.innerSize, config.innerSize] }
+    joined[input] = { data, shape: [1, data.length / config.innerSize, config.innerSize] }
   }
   return joined
 }

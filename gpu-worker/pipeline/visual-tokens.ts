@@ -86,7 +86,7 @@ export async function openVisualTokenWriter(
   return {
     close: () => session.close(),
     async write({ prompt, width, height, seed, sources = [] }, hooks) {
-      const grids = planEditGrids({ width, height, cellPixels: checkpoint.cellPixels }, sources)
+      const grids = planWrittenGrids({ width, height, cellPixels: checkpoint.cellPixels }, sources)
       const { ids, places } = toPrompt({ renderer, tokenizer }, { prompt, grids, sources })
       const previewCount = countCells(grids.preview)
       const total = previewCount + countCells(grids.large)
@@ -108,7 +108,7 @@ export async function openVisualTokenWriter(
 }
 
 /** The grids that are written: an edit has its layout from its sources and needs no preview. */
-export function planEditGrids(
+export function planWrittenGrids(
   size: { width: number; height: number; cellPixels: number },
   sources: readonly unknown[],
 ): GridPlan {
@@ -125,6 +125,7 @@ export function countCells(grid: Grid | null): number {
  * The ids of a prompt, with the codes of the condition images in their places.
  *
  * @throws EngineError `invalid_request` when the text contains the token that stands for an image
+ * @throws CheckpointError when that token is none
  */
 export function toPrompt(
   { renderer, tokenizer }: { renderer: PromptRenderer; tokenizer: TextTokenizer },
@@ -140,7 +141,10 @@ export function toPrompt(
   const gridsOfSources = sources.map(({ grid }) => grid)
   const text = renderer.render(prompt, grids, gridsOfSources)
   const ids = tokenizer.encode(text)
-  const [imageId = NaN] = tokenizer.encode(imageToken)
+  const [imageId = NaN, ...others] = tokenizer.encode(imageToken)
+  if (sources.length > 0 && others.length > 0) {
+    throw new CheckpointError(`processor/tokenizer.json: ${imageToken} must be one token`)
+  }
   let from = 0
   const places = sources.map(({ grid, codes }) => {
     const start = ids.indexOf(imageId, from)
@@ -155,11 +159,11 @@ export function toPrompt(
 /** A tokenizer of another model would write prompts that the weights never saw. */
 function checkTokens(
   { dir, autoregressive }: Checkpoint,
-  { tokens, imageToken }: PromptRenderer,
+  { tokens }: PromptRenderer,
   tokenizer: TextTokenizer,
 ): void {
   const path = join(dir, 'processor', 'tokenizer.json')
-  for (const token of [...Object.values(tokens), imageToken]) {
+  for (const token of Object.values(tokens)) {
     const { length } = tokenizer.encode(token)
     if (length === 1) continue
     throw new CheckpointError(`${path}: ${token} must be one token, not ${length}`)

@@ -48,6 +48,35 @@ test('rows and columns are treated alike', () => {
   expect(standing.data).toEqual(lying.data)
 })
 
+test.each([
+  ['bicubic', 50, 40],
+  ['bicubic', 110, 150],
+  ['lanczos', 50, 40],
+  ['lanczos', 110, 150],
+] as const)('%s finds the values between the pixels at their places: to %d x %d', (...input) => {
+  const [kernel, width, height] = input
+  const wave = (x: number, y: number) => 128 + 100 * Math.sin(x / 5) * Math.cos(y / 7)
+  const draw = (size: { width: number; height: number }) =>
+    Float64Array.from({ length: size.width * size.height }, (_, pixel) => {
+      const centre = (place: number, from: number, to: number) => ((place + 0.5) * from) / to - 0.5
+      return wave(
+        centre(pixel % size.width, 80, size.width),
+        centre(Math.floor(pixel / size.width), 70, size.height),
+      )
+    })
+  const size = { width: 80, height: 70 }
+  const data = Uint8Array.from([...draw(size)].flatMap((value) => Array(3).fill(Math.round(value))))
+  const resized = greys(resizePixels({ data, ...size }, { width, height }, kernel))
+  const expected = draw({ width, height })
+  const isInner = (pixel: number) => {
+    const [x, y] = [pixel % width, Math.floor(pixel / width)]
+    return x >= 8 && y >= 8 && x < width - 8 && y < height - 8
+  }
+  for (const [pixel, value] of resized.entries()) {
+    if (isInner(pixel)) expect(Math.abs(value - expected[pixel]!)).toBeLessThan(2)
+  }
+})
+
 test('a picture that has the size already is not touched', () => {
   const source = row(1, 2, 3)
   expect(resizePixels(source, { width: 3, height: 1 }, 'lanczos')).toBe(source)
