@@ -5,6 +5,7 @@ import { nearestSize, readSize } from '../model/serving.ts'
 import { checkRequest } from './check-request.ts'
 import type { CheckedRequest } from './check-request.ts'
 import type { ImageRequest } from './glm-image.ts'
+import { openPromptRenderer } from './prompt.ts'
 import type { Grid } from './prompt.ts'
 import { ImageFileError, readImageSize } from './read-image.ts'
 import { planSourceGrid, sourceProblem } from './source-grid.ts'
@@ -34,6 +35,7 @@ export async function planRequest(
   request: ImageRequest,
 ): Promise<PlannedRequest> {
   const sources = await planSources(checkpoint, request.images ?? [])
+  if (sources.length > 0) await refuseImageToken(checkpoint, request)
   const { serving, cellPixels } = checkpoint
   const [first] = sources
   const own = first
@@ -70,6 +72,14 @@ async function planSources(
     'images',
     `must have at most ${maxPixels} pixels together at the sizes in which they are read, not ${pixels}`,
   )
+}
+
+/** Spelled in the text it would be one image more than there are; so the reference fails. */
+async function refuseImageToken({ dir }: Checkpoint, { prompt }: ImageRequest): Promise<void> {
+  const { imageToken } = await openPromptRenderer(dir)
+  if (!prompt.includes(imageToken)) return
+  const message = `prompt must not contain ${imageToken}`
+  throw new EngineError('invalid_request', message, { field: 'prompt' })
 }
 
 async function sizeOf(bytes: Uint8Array, index: number): Promise<Size> {

@@ -9,7 +9,6 @@ import { openSession } from './session.ts'
 import { openTokenizer } from './tokenizer.ts'
 import type { TextTokenizer } from './tokenizer.ts'
 import { createUniforms } from './uniforms.ts'
-import { EngineError } from '../engine-error.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import { buildDecoder } from '../model/decoder.ts'
 import { createRotaryTable } from '../model/rope.ts'
@@ -45,7 +44,6 @@ export interface VisualTokenWriter {
    *
    * @param hooks.onChunk called at the start and after every chunk with the number of tokens written and their total; the
    *   next chunk starts when it resolves, and a throw from it ends the writing
-   * @throws EngineError `invalid_request` when the text of an edit contains the token that stands for an image
    */
   write(
     request: TokenRequest,
@@ -124,8 +122,7 @@ export function countCells(grid: Grid | null): number {
 /**
  * The ids of a prompt, with the codes of the condition images in their places.
  *
- * @throws EngineError `invalid_request` when the text contains the token that stands for an image
- * @throws CheckpointError when that token is none
+ * @throws CheckpointError when what stands for an image is no token
  */
 export function toPrompt(
   { renderer, tokenizer }: { renderer: PromptRenderer; tokenizer: TextTokenizer },
@@ -133,11 +130,6 @@ export function toPrompt(
 ): { text: string; ids: number[]; places: PlacedGrid[] } {
   const { prompt, grids, sources } = input
   const { imageToken } = renderer
-  if (sources.length > 0 && prompt.includes(imageToken)) {
-    throw new EngineError('invalid_request', `prompt must not contain ${imageToken}`, {
-      field: 'prompt',
-    })
-  }
   const gridsOfSources = sources.map(({ grid }) => grid)
   const text = renderer.render(prompt, grids, gridsOfSources)
   const ids = tokenizer.encode(text)

@@ -166,11 +166,14 @@ describe('an edit', () => {
 
   test('is refused when its text spells the token that stands for an image', async () => {
     const request = { ...editOf(first), prompt: 'one <|image|> more' }
-    expect(await refusalOf(request)).toMatchObject({
+    const seen: Progress[] = []
+    const call = pipeline.generate(request, { onProgress: (progress) => seen.push(progress) })
+    await expect(call).rejects.toMatchObject({
       code: 'invalid_request',
       field: 'prompt',
       message: 'prompt must not contain <|image|>',
     })
+    expect(seen).toEqual([])
     const { images: _, ...withoutImages } = request
     expect(await make(withoutImages)).toHaveLength(64)
   })
