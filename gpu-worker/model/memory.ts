@@ -60,7 +60,7 @@ export async function widenedBytes(checkpoint: Checkpoint, part: Part = 'text'):
  * What the machine can give, and not more than a container may have. A container's own use is left out: the files
  * it has read count as use although they give way.
  */
-function readAvailableBytes(): number {
+export function readAvailableBytes(): number {
   const limit = process.constrainedMemory()
   return limit > 0 ? Math.min(os.freemem(), limit) : os.freemem()
 }

@@ -9,6 +9,11 @@ import type { Feeds } from './session.ts'
  */
 export type SourceCache = Feeds
 
+/** Size of the cache of so many tokens. */
+export function cacheBytes({ layerCount, innerSize }: TransformerConfig, tokens: number): number {
+  return 2 * layerCount * innerSize * tokens * Float32Array.BYTES_PER_ELEMENT
+}
+
 /** What a picture without condition images has. */
 export function emptyCache(config: TransformerConfig): SourceCache {
   const shape = [1, 0, config.innerSize]

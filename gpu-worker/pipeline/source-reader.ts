@@ -1,17 +1,19 @@
+import { EngineError } from '../engine-error.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
-import { requireMemory } from '../model/memory.ts'
+import { readAvailableBytes, requireMemory } from '../model/memory.ts'
 import type { Denoiser } from './denoise.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { toPatches } from './patches.ts'
 import { toRefusal } from './plan-request.ts'
 import type { PlannedSource } from './plan-request.ts'
+import type { Grid } from './prompt.ts'
 import { decodeImage } from './read-image.ts'
 import type { Pixels } from './resample.ts'
-import { joinCaches } from './source-cache.ts'
+import { cacheBytes, joinCaches } from './source-cache.ts'
 import type { SourceCache } from './source-cache.ts'
 import { openSourceEncoder } from './source-encoder.ts'
 import type { SourceEncoder } from './source-encoder.ts'
-import { upsample } from './visual-tokens.ts'
+import { countCells, upsample } from './visual-tokens.ts'
 import type { SourceCodes } from './visual-tokens.ts'
 
 /** Everything that a picture takes from its condition images. */
@@ -39,6 +41,8 @@ export interface SourceReader {
 
 /** Per image: decoding, visual codes, latents, keys and values. */
 const PARTS_PER_SOURCE = 4
+/** The denoiser divides a cell of the token grid into two by two. */
+const TOKENS_PER_CELL = 4
 
 /** Prepares the reading of condition images; its graphs are opened when the first one comes. */
 export function createSourceReader(
@@ -59,6 +63,7 @@ export function createSourceReader(
       let done = 0
       const finishPart = () => onPart(++done, total)
       await onPart(0, total)
+      requireRoom(checkpoint, sources)
       const encoder = await openOnce()
       const codes: SourceCodes[] = []
       const caches: SourceCache[] = []
@@ -80,6 +85,27 @@ export function createSourceReader(
       opened = null
     },
   }
+}
+
+/**
+ * Refuses images whose keys and values would not fit: the system would end the process in the middle of them without a
+ * word, and the limits of a request do not know the machine.
+ *
+ * @throws EngineError `engine_failed`
+ */
+export function requireRoom(
+  { transformer }: Pick<Checkpoint, 'transformer'>,
+  sources: readonly { grid: Grid }[],
+  availableBytes: number = readAvailableBytes(),
+): void {
+  const tokens = sources.reduce((sum, { grid }) => sum + TOKENS_PER_CELL * countCells(grid), 0)
+  const needed = cacheBytes(transformer, tokens)
+  if (needed <= availableBytes) return
+  const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1)
+  throw new EngineError(
+    'engine_failed',
+    `the images need ${gigabytes(needed)} GB of memory, ${gigabytes(availableBytes)} GB available`,
+  )
 }
 
 async function decode({ bytes }: PlannedSource, index: number): Promise<Pixels> {
