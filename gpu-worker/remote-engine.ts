@@ -3,11 +3,12 @@ import type { Dispatcher } from 'undici'
 import { z } from 'zod'
 import { EngineError } from './engine-error.ts'
 import type { Engine } from './engine.ts'
-import { servingSchema } from './model/serving.ts'
+import { readSize, servingSchema } from './model/serving.ts'
 import { checkRequest } from './pipeline/check-request.ts'
 import type { CheckedRequest } from './pipeline/check-request.ts'
 import { encodeFile } from './pipeline/encode.ts'
 import type { GenerateHooks, ImageResult, ModelInfo } from './pipeline/glm-image.ts'
+import { toCall, toRefusal } from './remote-call.ts'
 
 export interface RemoteTimes {
   /** A server that loads 36 GB of weights answers nobody for minutes. */
@@ -27,8 +28,6 @@ const DEFAULT_TIMES: RemoteTimes = {
 const ANSWER_TIMEOUT_MS = 10_000
 /** 2048x2048 as PNG in base 64 is some 17 MB; more is no picture of ours. */
 const MAX_ANSWER_BYTES = 64 * 2 ** 20
-/** Of an error's text, what is kept. */
-const MAX_ERROR_TEXT = 500
 
 const modelList = z.object({ data: z.array(z.object({ id: z.string() })).min(1) })
 /** SGLang tells of itself here; its list of models is that of OpenAI in newer versions only. */
@@ -80,6 +79,7 @@ interface Server {
 
 function toEngine(server: Server, served: string, times: RemoteTimes): Engine {
   const serving = servingSchema.parse({})
+  // Whether the server can edit is not told by its protocol; one that cannot answers an edit with 404.
   const info: ModelInfo = { ...serving, weightsHash: `remote:${served}`, provider: 'remote' }
   const closing = new AbortController()
   let isRunning = false
@@ -90,7 +90,7 @@ function toEngine(server: Server, served: string, times: RemoteTimes): Engine {
       if (closing.signal.aborted) throw new EngineError('engine_closed', 'the engine is closed')
       if (isRunning) throw new EngineError('engine_busy', 'the engine is making another picture')
       if (hooks.signal?.aborted) throw new EngineError('canceled', 'canceled before the start')
-      const checked = checkRequest(request, info)
+      const checked = checkRequest({ ...readSize(info.size.default), ...request }, info)
       isRunning = true
       try {
         const ends = { caller: hooks.signal, closing: closing.signal }
@@ -204,15 +204,16 @@ async function fetchPicture(server: Server, drawing: Drawing): Promise<Uint8Arra
   const late = AbortSignal.timeout(times.pictureTimeoutMs)
   const stops = [late, ends.closing, ...(ends.caller === undefined ? [] : [ends.caller])]
   try {
-    const { statusCode, body } = await send(`${server.base}/v1/images/generations`, {
+    const call = toCall(served, checked)
+    const { statusCode, body } = await send(`${server.base}${call.path}`, {
       method: 'POST',
       dispatcher: server.agent,
-      headers: { ...server.headers, 'content-type': 'application/json' },
-      body: JSON.stringify(toBody(served, checked)),
+      headers: { ...server.headers, ...call.headers },
+      body: call.body,
       signal: AbortSignal.any(stops),
     })
     const text = await readText(body)
-    if (statusCode !== 200) throw toRefusal(statusCode, text)
+    if (statusCode !== 200) throw toRefusal(call, statusCode, text)
     const answer = pictures.safeParse(parseJson(text))
     if (!answer.success) {
       throw new EngineError('engine_failed', 'the answer of the server holds no single picture')
@@ -229,44 +230,6 @@ async function fetchPicture(server: Server, drawing: Drawing): Promise<Uint8Arra
     }
     const text = cause instanceof Error ? cause.message : String(cause)
     throw new EngineError('engine_unreachable', `${server.base}: ${text}`, { cause })
-  }
-}
-
-/** Steps and guidance go by the names that diffusion servers have added to OpenAI's fields. */
-function toBody(served: string, request: CheckedRequest): Record<string, unknown> {
-  return {
-    model: served,
-    prompt: request.prompt,
-    n: 1,
-    size: `${request.width}x${request.height}`,
-    seed: request.seed,
-    num_inference_steps: request.steps,
-    guidance_scale: request.guidanceScale,
-    response_format: 'b64_json',
-    output_format: 'png',
-  }
-}
-
-/** A request that the server finds wrong is wrong for ever; what is the server's own trouble passes. */
-function toRefusal(status: number, text: string): EngineError {
-  const message = `the server answers ${status}: ${text.slice(0, MAX_ERROR_TEXT)}`
-  switch (status) {
-    case 400:
-    case 413:
-    case 422:
-      return new EngineError('invalid_request', message)
-    case 401:
-    case 403:
-    case 404:
-      return new EngineError('engine_unreachable', message)
-    case 429:
-      return new EngineError('engine_busy', message)
-    case 502:
-    case 503:
-    case 504:
-      return new EngineError('engine_unreachable', message)
-    default:
-      return new EngineError('engine_failed', message)
   }
 }
 

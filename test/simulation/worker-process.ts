@@ -19,13 +19,14 @@ const engine: Engine = {
     model: 'glm-image',
     notice: null,
     size: size as unknown as Engine['info']['size'],
+    images: null,
     steps: 1,
     guidanceScale: 1,
     weightsHash: 'none',
     provider: 'cpu',
   },
   pid: undefined,
-  async generate({ width, height, seed }, hooks) {
+  async generate({ width = 256, height = 256, seed }, hooks) {
     await wait(30 + Math.random() * 100, undefined, hooks?.signal ? { signal: hooks.signal } : {})
     const bytes = randomBytes(64)
     const sha256 = createHash('sha256').update(bytes).digest('hex')

@@ -92,13 +92,14 @@ function createEngine(world: World, random: Random): Engine {
       model: 'glm-image',
       notice: null,
       size: { min: 32, max: 2048, multiple: 32 } as unknown as Engine['info']['size'],
+      images: null,
       steps: 1,
       guidanceScale: 1,
       weightsHash: 'none',
       provider: 'cpu',
     },
     pid: undefined,
-    async generate({ width, height, seed }, hooks) {
+    async generate({ width = 256, height = 256, seed }, hooks) {
       hooks?.onProgress?.({ stage: 'denoise', step: 1, steps: 1 } as never)
       if (!world.isQuiet()) {
         await wait(random.chance(SLOW_RATE) ? 400 + random.int(600) : random.int(30))

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
+import { Readable } from 'node:stream'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { openRemoteEngine } from '../../gpu-worker/remote-engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
@@ -59,6 +60,37 @@ describe('a picture from a server', () => {
       weightsHash: 'remote:zai-org/GLM-Image',
     })
     expect(stages).toEqual(['denoise 0', 'denoise 30'])
+  })
+
+  test('made from pictures is asked for by the form of an edit', async () => {
+    const engine = await open()
+    const picture = Buffer.from(await drawBase64(64, 64, 3), 'base64')
+    const other = Buffer.from(await drawBase64(32, 96, 4), 'base64')
+    let form: FormData | null = null
+    server.instead.set('/v1/images/edits', (response, request) => {
+      const body = Readable.toWeb(request) as ReadableStream<Uint8Array>
+      const headers = { 'content-type': request.headers['content-type'] ?? '' }
+      void new Response(body, { headers }).formData().then(async (parsed) => {
+        form = parsed
+        const b64_json = await drawBase64(1088, 1024, 1)
+        sendJson(response, 200, { data: [{ b64_json }] })
+      })
+    })
+    await engine.generate({ ...REQUEST, images: [picture, other] })
+    const sent = form as unknown as FormData
+    expect(sent.get('prompt')).toBe(REQUEST.prompt)
+    expect(sent.get('size')).toBe('1088x1024')
+    const files = sent.getAll('image') as File[]
+    const bytes = await Promise.all(files.map((file) => file.arrayBuffer()))
+    expect(bytes.map((part) => Buffer.from(part))).toEqual([picture, other])
+  })
+
+  test('made from pictures is refused for good by a server that offers none', async () => {
+    const engine = await open()
+    const picture = Buffer.from(await drawBase64(64, 64, 3), 'base64')
+    await expect(engine.generate({ ...REQUEST, images: [picture] })).rejects.toMatchObject({
+      code: 'invalid_request',
+    })
   })
 
   test('is one at a time', async () => {
