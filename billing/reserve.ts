@@ -1,4 +1,6 @@
 import type { Db } from '../db/client.ts'
+import { toStoredInput } from '../db/input-images.ts'
+import type { InputImage } from '../db/input-images.ts'
 import { isOutcomeUnknown } from '../db/outage.ts'
 import type { JobState } from '../db/job-state.ts'
 import type { PriceQuote } from './price.ts'
@@ -30,6 +32,8 @@ export interface NewJob {
   format: 'png' | 'webp' | 'jpeg' | 'avif'
   callerFields: Record<string, unknown>
   webhookUrl: string | null
+  /** The pictures to work from, which the store has; absent: from text alone. */
+  inputImages?: readonly InputImage[]
   /** Unfinished by then, the job is expired and its hold released. */
   deadlineSeconds: number
 }
@@ -179,6 +183,7 @@ function toDocument({ job, price }: ReserveInput): string {
       format: job.format,
       caller_fields: job.callerFields,
       webhook_url: job.webhookUrl,
+      input_images: job.inputImages?.map(toStoredInput),
       deadline_seconds: job.deadlineSeconds,
     },
   })

@@ -54,3 +54,13 @@ export function createId(kind: IdKind): string {
 export function isId(kind: IdKind, text: string): boolean {
   return new RegExp(`^${ID_PREFIXES[kind]}_[0-9a-hjkmnp-tv-z]{26}$`).test(text)
 }
+
+/** When an id was made, by the clock of its maker; `id` has the form of one. */
+export function timeOfId(id: string): Date {
+  const start = id.indexOf('_') + 1
+  let time = 0
+  for (let at = start; at < start + TIME_CHARACTERS; at++) {
+    time = time * 32 + ALPHABET.indexOf(id.charAt(at))
+  }
+  return new Date(time)
+}

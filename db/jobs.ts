@@ -124,13 +124,37 @@ export async function findOutput(
   return found?.output ?? null
 }
 
+/** An image of this org's succeeded job, also one that was deleted; null when there is none. */
+export async function findOwnOutput(
+  db: Db,
+  input: { orgId: string; jobId: string; idx: number },
+): Promise<OutputRow | null> {
+  const [owned] = await db.orm
+    .select({ id: job.id })
+    .from(job)
+    .where(and(eq(job.id, input.jobId), eq(job.orgId, input.orgId)))
+  return owned ? findOutput(db, input) : null
+}
+
+/** Whether a job was made under this key and idempotency key. */
+export async function isKnownCall(
+  db: Db,
+  call: { keyId: string; idempotencyKey: string },
+): Promise<boolean> {
+  const known = await db.orm
+    .select({ id: job.id })
+    .from(job)
+    .where(and(eq(job.keyId, call.keyId), eq(job.idempotencyKey, call.idempotencyKey)))
+  return known.length > 0
+}
+
 export type DeleteResult =
   | { ok: true; /** How many images the job had. */ images: number }
   | { ok: false; reason: 'not_found' | 'not_finished' }
 
 /**
- * Forgets what a finished job was about: prompt, caller's fields, webhook URL, images; in the webhook log
- * too. Usage and ledger stay.
+ * Forgets what a finished job was about: prompt, caller's fields, webhook URL, images and those it was made from; in
+ * the webhook log too. Usage and ledger stay.
  *
  * The caller then removes the job's objects; a crash in between is mended by repeating the call, which keeps the
  * moment of the first.
@@ -158,6 +182,7 @@ export async function markJobDeleted(
         prompt: null,
         callerFields: {},
         webhookUrl: null,
+        inputImages: null,
         deletedAt: sql`coalesce(${job.deletedAt}, now())`,
       })
       .where(eq(job.id, input.jobId))

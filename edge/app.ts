@@ -17,12 +17,16 @@ import { jobsList } from './routes/jobs.list.ts'
 import { modelsGet } from './routes/models.get.ts'
 import { modelsList } from './routes/models.list.ts'
 import { openapiGet } from './routes/openapi.get.ts'
+import { EDITS_PATH, openaiEdits } from './routes/openai.edits.ts'
 import { openaiImages } from './routes/openai.images.ts'
 import { stripeWebhook } from './routes/stripe.webhook.ts'
 import { zaiImages } from './routes/zai.images.ts'
 
 /** A prompt and its settings are a few kilobytes. */
 const MAX_BODY_BYTES = 1_048_576
+/** A job's body may hold pictures: decoded and as text they are in memory at once, of which a Worker has 128 MB. */
+const MAX_JOB_BODY_BYTES = 16_777_216
+const JOBS_PATH = '/v1/jobs'
 const ZAI_BASES = ['/api/paas/v4', '/paas/v4'] as const
 /** OpenAI's clients ask for models under whatever base they were given. */
 const MODEL_BASES = ['/v1', ...ZAI_BASES] as const
@@ -49,18 +53,10 @@ export function createApp(
     await next()
     c.res.headers.set('x-request-id', requestId)
   })
-  app.use(
-    bodyLimit({
-      maxSize: MAX_BODY_BYTES,
-      onError: () => {
-        throw new ApiError('payload_too_large', {
-          message: `The body is larger than ${MAX_BODY_BYTES} bytes.`,
-          // The rest of the body is not read, so the connection cannot carry another call.
-          headers: { connection: 'close' },
-        })
-      },
-    }),
-  )
+  const limitBody = limitBodyTo(MAX_BODY_BYTES)
+  // These two have limits of their own, behind the key.
+  const isOwn = (path: string) => path === EDITS_PATH || path === JOBS_PATH
+  app.use((c, next) => (isOwn(c.req.path) ? next() : limitBody(c, next)))
   app.route('/', healthGet(deps))
   app.route('/', openapiGet(app))
   app.route('/', keylessRoutes(deps))
@@ -79,6 +75,7 @@ export function createApp(
   guard(app, deps, 'webhooks', WEBHOOK_PATHS)
   guard(app, deps, 'billing', PAYMENT_PATHS)
   guardJobs(app, deps)
+  app.use(JOBS_PATH, limitBodyTo(MAX_JOB_BODY_BYTES))
   app.route('/', jobsCreate(deps))
   app.route('/', jobsList(deps))
   app.route('/', jobsGet(deps))
@@ -91,8 +88,22 @@ export function createApp(
     app.route(base, modelsList(deps)).route(base, modelsGet(deps))
   }
   app.route('/', openaiImages(deps))
+  app.route('/', openaiEdits(deps))
   for (const base of ZAI_BASES) app.route(base, zaiImages(deps))
   return app
+}
+
+function limitBodyTo(maxSize: number) {
+  return bodyLimit({
+    maxSize,
+    onError: () => {
+      throw new ApiError('payload_too_large', {
+        message: `The body is larger than ${maxSize} bytes.`,
+        // The rest of the body is not read, so the connection cannot carry another call.
+        headers: { connection: 'close' },
+      })
+    },
+  })
 }
 
 function guard(app: OpenAPIHono<RequestState>, deps: Deps, scope: Scope, paths: string[]): void {

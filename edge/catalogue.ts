@@ -144,3 +144,33 @@ export function checkSize(rules: SizeRules, text: string): SizeVerdict {
       `${multipleOf}, at most ${maxPixels} pixels in all, or one of ${rules.recommended.join(', ')}.`,
   }
 }
+
+/**
+ * The size in which a picture is drawn anew: its own where that is offered, else the nearest offered in its
+ * proportions. Where the rules leave no such size, as for a panorama, the sides go as near as they can.
+ */
+export function sizeLike(rules: SizeRules, picture: { width: number; height: number }): string {
+  const { width, height } = picture
+  const own = `${width}x${height}`
+  if (checkSize(rules, own).ok) return own
+  const { minSide, maxSide, multipleOf, maxPixels } = rules
+  const least = Math.ceil(minSide / multipleOf) * multipleOf
+  const most = Math.floor(maxSide / multipleOf) * multipleOf
+  const grown = Math.max(1, minSide / Math.min(width, height))
+  const scale = Math.min(
+    grown,
+    maxSide / Math.max(width, height),
+    Math.sqrt(maxPixels / (width * height)),
+  )
+  const sides = [width, height].map((side) => {
+    const rounded = Math.round((side * scale) / multipleOf) * multipleOf
+    return Math.min(most, Math.max(least, rounded))
+  })
+  // Rounding up may have passed the area by a row or two.
+  let [across = least, down = least] = sides
+  while (across * down > maxPixels && Math.max(across, down) > least) {
+    if (across >= down) across -= multipleOf
+    else down -= multipleOf
+  }
+  return `${across}x${down}`
+}

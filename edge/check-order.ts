@@ -1,5 +1,5 @@
 import type { PriceQuote } from '../billing/price.ts'
-import { checkSize } from './catalogue.ts'
+import { checkSize, sizeLike } from './catalogue.ts'
 import type { CatalogueEntry } from './catalogue.ts'
 import type { Deps } from './deps.ts'
 import { ApiError } from './errors.ts'
@@ -11,7 +11,9 @@ export const QUALITY = 'hd'
 /** Of an order, what its price and its admission depend on. */
 export interface OrderTerms {
   model: string
+  /** Absent: the size of the first input or, without one, the model's default. */
   size?: string | undefined
+  inputs?: { images: readonly { width: number; height: number }[] } | undefined
   priority?: 'standard' | 'batch' | undefined
   webhookUrl?: string | undefined
 }
@@ -36,7 +38,9 @@ export async function checkOrder(
       param: 'model',
     })
   }
-  const size = checkSize(entry.size, order.size ?? entry.size.default)
+  const [first] = order.inputs?.images ?? []
+  const usual = first === undefined ? entry.size.default : sizeLike(entry.size, first)
+  const size = checkSize(entry.size, order.size ?? usual)
   if (!size.ok) return new ApiError('invalid_request', { message: size.message, param: 'size' })
   if (order.webhookUrl !== undefined) {
     const verdict = checkWebhookUrl(order.webhookUrl, { allowLoopback: deps.allowLoopbackWebhooks })

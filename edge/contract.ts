@@ -1,4 +1,5 @@
 import { z } from '@hono/zod-openapi'
+import { jobInputs, wireInput } from './input-contract.ts'
 import { MAX_URL_CHARACTERS } from './webhook-address.ts'
 
 /** Prompts longer than this are refused; the model's own limit on tokens is not far above. */
@@ -91,7 +92,12 @@ export const createJobBody = z
   .strictObject({
     model: modelName.default('glm-image'),
     prompt,
-    size: z.string().optional().openapi({ example: '1280x1280' }),
+    images: jobInputs.optional(),
+    size: z.string().optional().openapi({
+      example: '1280x1280',
+      description:
+        'By default that of the first of `images`, or the nearest offered; else that of the model.',
+    }),
     n: z.int().min(1).max(MAX_IMAGES).default(1),
     seed: z.int().min(0).max(MAX_SEED).optional(),
     steps: z.int().min(1).max(100).optional(),
@@ -151,6 +157,7 @@ export const wireJob = z
     n: z.int(),
     seed: z.int(),
     output_format: imageFormat,
+    inputs: z.array(wireInput),
     outputs: z.array(jobOutput),
     billing,
     progress: z.record(z.string(), z.unknown()).nullable(),

@@ -1,24 +1,25 @@
 import { findReplay } from '../billing/reserve.ts'
 import { ReserveOverload } from '../billing/reserve-queue.ts'
-import type { NewJob, ReserveRefusal, ReserveResult } from '../billing/reserve.ts'
-import { formatUsd } from '../billing/money.ts'
+import type { NewJob, ReserveResult } from '../billing/reserve.ts'
 import { toHex } from '../db/derive.ts'
 import { createId } from '../db/ids.ts'
+import type { InputImage } from '../db/input-images.ts'
 import { isTerminal } from '../db/job-state.ts'
-import { findJob } from '../db/jobs.ts'
+import { findJob, isKnownCall } from '../db/jobs.ts'
 import type { JobRow } from '../db/jobs.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
 import { QUALITY, checkOrder } from './check-order.ts'
 import type { Deps } from './deps.ts'
-import { ApiError, ZAI_STATUS } from './errors.ts'
+import { ApiError } from './errors.ts'
 import { inflightHeaders } from './limits.ts'
+import { toRefusalError } from './refusal.ts'
 
 /** A request for pictures, whatever dialect it came in. */
 export interface ImageOrder {
   dialect: NewJob['dialect']
   model: string
   prompt: string
-  /** Absent: the model's default. */
+  /** Absent: the model's default, or that of the first input. */
   size?: string | undefined
   n: number
   /** Absent: drawn at random. */
@@ -35,6 +36,17 @@ export interface ImageOrder {
   priority?: NewJob['priority'] | undefined
   /** Returned with the job: request_id, user_id, metadata. */
   callerFields: Record<string, unknown>
+  /** Absent: from text alone. */
+  inputs?: OrderInputs
+}
+
+/** The pictures that an order works from. */
+export interface OrderInputs {
+  /** Of the job that a new order becomes; the store has the bytes under it. */
+  jobId: string
+  images: readonly InputImage[]
+  /** False for a repeat: the job that it is about has its own. */
+  isStored: boolean
 }
 
 export interface CreatedJob {
@@ -70,20 +82,22 @@ export async function createJob(
     order.idempotency === null ? `${order.isSync ? 'sync' : 'async'} ${requestHash}` : null
   const call = { orgId, keyId, foldHash }
   const checked = await checkOrder(deps, orgId, order)
-  if (checked instanceof ApiError) {
+  if (checked instanceof ApiError || order.inputs?.isStored === false) {
     const earlier = await findEarlier(deps, { keyId, requestHash, order })
-    if (earlier === null) throw checked
-    return { ...call, ...accept(earlier, order) }
+    if (earlier !== null) return { ...call, ...accept(earlier, order) }
+    throw checked instanceof ApiError ? checked : new Error('the inputs of an order are not stored')
   }
   const lost = foldHash === null ? null : deps.lostCalls.reclaim(keyId, foldHash)
-  let jobId = lost ?? createId('job')
+  const newId = order.inputs?.jobId ?? createId('job')
+  let jobId = lost ?? newId
   try {
     const earlier = lost === null ? null : await findJob(deps.db, { orgId, jobId: lost })
     if (earlier && isWorthTaking(earlier.job)) {
       return { ...call, jobId, replayed: true, places: null }
     }
-    // A lost call whose job is not there is repeated under its id: it may still be on its way.
-    if (earlier) jobId = createId('job')
+    // A lost call whose job is not there is repeated under its id: it may still be on its way. The store has its
+    // inputs, which are equal to these, under that id too.
+    if (earlier) jobId = newId
     const job = toNewJob(order, principal, { ...checked, id: jobId, requestHash })
     const reserved = await deps.reserve({ job, price: checked.price }).catch(refuseOverload)
     const accepted = accept(reserved, order)
@@ -122,6 +136,16 @@ export function idempotencyOf(headers: {
   return key === undefined ? null : { key, param: 'Idempotency-Key' }
 }
 
+/** Whether a job was made under the caller's key: this call is then about that job, whatever it says. */
+export async function isRepeat(
+  deps: Deps,
+  { keyId }: KeyPrincipal,
+  idempotency: ImageOrder['idempotency'],
+): Promise<boolean> {
+  if (idempotency === null) return false
+  return isKnownCall(deps.db, { keyId, idempotencyKey: idempotency.key })
+}
+
 /** What every answer about a job that was just made says of the call in its headers. */
 export function createdHeaders({ replayed, places }: CreatedJob): Record<string, string> {
   return {
@@ -150,7 +174,7 @@ function accept(
   reserved: ReserveResult,
   order: ImageOrder,
 ): Pick<CreatedJob, 'jobId' | 'replayed' | 'places'> {
-  if (!reserved.ok) throw toError(reserved, order)
+  if (!reserved.ok) throw toRefusalError(reserved, order)
   const { jobId, replayed, places } = reserved
   return { jobId, replayed, places }
 }
@@ -183,14 +207,17 @@ function toNewJob(
     format: order.format,
     callerFields: order.callerFields,
     webhookUrl: order.webhookUrl ?? null,
+    ...(order.inputs && { inputImages: order.inputs.images }),
     deadlineSeconds: JOB_DEADLINE_SECONDS[priority],
   }
 }
 
 /** Equal for orders that ask for the same, whether the caller waits or not. */
 async function hashOrder(order: ImageOrder): Promise<string> {
-  const { idempotency: _key, isSync: _isSync, callerFields, ...asked } = order
-  const text = JSON.stringify([sortFields(asked), sortFields(callerFields)])
+  const { idempotency: _key, isSync: _isSync, callerFields, inputs, ...asked } = order
+  const parts: unknown[] = [sortFields(asked), sortFields(callerFields)]
+  if (inputs) parts.push(inputs.images.map(({ sha256 }) => sha256))
+  const text = JSON.stringify(parts)
   const bytes = new TextEncoder().encode(text)
   return toHex(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)))
 }
@@ -205,54 +232,4 @@ function sortFields(value: unknown): unknown {
 
 function randomSeed(): number {
   return crypto.getRandomValues(new Uint32Array(1))[0] ?? 0
-}
-
-/** The error of a refusal. */
-function toError(refusal: ReserveRefusal, order: ImageOrder): ApiError {
-  switch (refusal.reason) {
-    case 'key_inactive':
-      return new ApiError('key_invalid')
-    case 'org_frozen':
-      return new ApiError(
-        'org_frozen',
-        order.dialect === 'zai' ? { status: ZAI_STATUS.org_frozen } : {},
-      )
-    case 'idempotency_mismatch':
-      return new ApiError('idempotency_mismatch', {
-        message: `This key belongs to another request, whose task id is ${refusal.jobId}.`,
-        ...(order.idempotency === null ? {} : { param: order.idempotency.param }),
-        data: { task_id: refusal.jobId },
-      })
-    case 'too_many_inflight':
-      return new ApiError('too_many_inflight', {
-        message: `The ${refusal.scope} has ${refusal.inflight} unfinished jobs, and at most ${refusal.maxInflight} are allowed.`,
-        data: {
-          reason: 'concurrency',
-          scope: refusal.scope,
-          limit: refusal.maxInflight,
-          inflight: refusal.inflight,
-        },
-        headers: { 'retry-after': '5', ...inflightHeaders(refusal) },
-      })
-    case 'insufficient_credit':
-    case 'budget_exceeded': {
-      const { scope, period, limitMicros, spentMicros, heldMicros, amountMicros, resetsAt } =
-        refusal
-      const left = formatUsd(limitMicros - spentMicros - heldMicros)
-      return new ApiError(refusal.reason, {
-        ...(order.dialect === 'zai' ? { status: ZAI_STATUS[refusal.reason] } : {}),
-        message: `The ${scope} has ${left} USD left${period === null ? '' : ` this ${period}`}, and this request needs ${formatUsd(amountMicros)} USD.`,
-        data: {
-          reason: refusal.reason === 'budget_exceeded' ? 'budget' : 'credit',
-          scope,
-          ...(period === null ? {} : { period }),
-          limit: formatUsd(limitMicros),
-          spent: formatUsd(spentMicros),
-          held: formatUsd(heldMicros),
-          amount: formatUsd(amountMicros),
-          resets_at: resetsAt?.toISOString() ?? null,
-        },
-      })
-    }
-  }
 }

@@ -97,7 +97,7 @@ export function jsonBody<Schema extends z.ZodType>(schema: Schema) {
 }
 
 /** Longer names and paths, which come from the caller, are cut: no answer should grow with its request. */
-const MAX_PARAM_LENGTH = 100
+export const MAX_PARAM_LENGTH = 100
 
 /** The first thing wrong, as a sentence that names field and rule. */
 export function toFieldError(error: z.core.$ZodError): ApiError {
@@ -110,7 +110,7 @@ export function toFieldError(error: z.core.$ZodError): ApiError {
       param: field,
     })
   }
-  const param = issue.path.join('.').slice(0, MAX_PARAM_LENGTH)
+  const param = toParam(issue.path).slice(0, MAX_PARAM_LENGTH)
   if (param === '') {
     const rule = issue.message.replace(/^Invalid input: /, '')
     return new ApiError('invalid_request', { message: `The body is not valid: ${rule}.` })
@@ -123,4 +123,12 @@ export function toFieldError(error: z.core.$ZodError): ApiError {
     return new ApiError('missing_field', { message: `${param} is missing.`, param })
   }
   return new ApiError('invalid_request', { message: `${param}: ${issue.message}.`, param })
+}
+
+/** `images[1].job`: the way to a field. */
+function toParam(path: readonly PropertyKey[]): string {
+  return path
+    .map((step) => (typeof step === 'number' ? `[${step}]` : `.${String(step)}`))
+    .join('')
+    .replace(/^\./, '')
 }

@@ -2,6 +2,7 @@ import type { StripeDeps } from '../billing/stripe/client.ts'
 import { runStripe } from '../billing/stripe/run.ts'
 import { foldBalances } from '../billing/balances.ts'
 import { expireOverdue } from '../billing/expire.ts'
+import { INPUT_LIFE_SECONDS } from '../db/input-images.ts'
 import { restageDispatch, takeDueDispatches } from '../db/outbox.ts'
 import { pruneDispatches, pruneWebhookLog } from '../db/retention.ts'
 import { claimDueDeliveries, postponeDeferred } from '../db/webhook-attempts.ts'
@@ -9,9 +10,11 @@ import type { ClaimedDelivery } from '../db/webhook-attempts.ts'
 import { deliver } from './deliver.ts'
 import type { DeliverDeps } from './deliver.ts'
 import type { DispatchQueue } from './enqueue.ts'
+import type { ObjectStore } from './objects.ts'
 
 export interface SweepDeps extends DeliverDeps {
   queue: DispatchQueue
+  objects: Pick<ObjectStore, 'removeOldInputs'>
   stripe?: StripeDeps
 }
 
@@ -46,6 +49,8 @@ const KEEP_WEBHOOK_LOG_SECONDS = 30 * 86_400
 const FOLD_LIMIT = 10_000
 /** Of each kind at a call, so that no statement holds its locks for long; every beat removes more. */
 const PRUNE_LIMIT = 500
+/** Objects or folders at a call; more than a call's worth is left only after a long outage of the store. */
+const INPUT_LIMIT = 100
 
 /** Places for deliveries under way; shared by overlapping sweeps of one process. */
 export interface DeliverySlots {
@@ -67,30 +72,31 @@ export function createDeliverySlots(places = DELIVERY_SLOTS): DeliverySlots {
 }
 
 export type SweepPart =
-  'dispatch' | 'deliver' | 'expire' | 'redispatch' | 'prune' | 'stripe' | 'fold'
+  'dispatch' | 'deliver' | 'expire' | 'redispatch' | 'prune' | 'inputs' | 'stripe' | 'fold'
 
 /** What one call of each part did; a failed part has the error in place of the count. */
 export type SweepReport = Record<SweepPart, number | Error>
 
 /**
  * Does once all work that is due: messages nobody sent, webhook deliveries, overdue jobs, jobs whose message
- * the queue lost, rows that were kept long enough, ledger balances. Bounded; a part that fails stops no other. Any number may
- * run at once in any number of processes: rows are taken with locks that others skip.
+ * the queue lost, rows and inputs that were kept long enough, ledger balances. Bounded; a part that fails stops no
+ * other. Any number may run at once in any number of processes: rows are taken with locks that others skip.
  */
 export async function sweepOnce(
   deps: SweepDeps,
   slots: DeliverySlots = createDeliverySlots(),
 ): Promise<SweepReport> {
-  const [dispatch, delivered, expire, redispatch, prune, stripe, fold] = await Promise.all([
+  const [dispatch, delivered, expire, redispatch, prune, inputs, stripe, fold] = await Promise.all([
     guard(sendDueDispatches(deps)),
     guard(deliverDue(deps, slots)),
     guard(expireDue(deps)),
     guard(redispatchLost(deps)),
     guard(pruneOld(deps)),
+    guard(removeOldInputs(deps)),
     guard(stripeDue(deps)),
     guard(foldDue(deps)),
   ])
-  return { dispatch, deliver: delivered, expire, redispatch, prune, stripe, fold }
+  return { dispatch, deliver: delivered, expire, redispatch, prune, inputs, stripe, fold }
 }
 
 /**
@@ -122,7 +128,7 @@ export async function sendDueDispatches(deps: SweepDeps): Promise<number> {
  * @throws the first error of the database, after all places have finished, those opened later among them
  */
 export async function deliverDue(
-  deps: SweepDeps,
+  deps: DeliverDeps,
   slots: DeliverySlots,
   stop: DeliveryStop = { isStopping: false, isCut: false },
 ): Promise<number> {
@@ -198,12 +204,24 @@ export async function pruneOld(deps: SweepDeps): Promise<number> {
   return messages + events
 }
 
+/**
+ * Removes inputs that no job can use any more: of jobs whose worker could not, and of calls that died before their
+ * job was made.
+ */
+export function removeOldInputs(deps: SweepDeps): Promise<number> {
+  const before = new Date(deps.now().getTime() - INPUT_LIFE_SECONDS * 1000)
+  return deps.objects.removeOldInputs({ before, limit: INPUT_LIMIT })
+}
+
 /** @returns how many jobs ended */
 export function expireDue(deps: SweepDeps): Promise<number> {
   return expireOverdue(deps.db, { limit: EXPIRE_LIMIT })
 }
 
-async function claim(deps: SweepDeps, slots: DeliverySlots): Promise<ClaimedDelivery | undefined> {
+async function claim(
+  deps: DeliverDeps,
+  slots: DeliverySlots,
+): Promise<ClaimedDelivery | undefined> {
   const busyOrgs = [...slots.byOrg].filter(([, count]) => count >= MAX_DELIVERIES_PER_ORG)
   const [next] = await claimDueDeliveries(deps.db, {
     now: deps.now(),

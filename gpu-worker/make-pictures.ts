@@ -1,12 +1,13 @@
 import { isOutage } from '../db/outage.ts'
 import { recordOutput } from '../db/job-claims.ts'
 import { EngineError } from './engine.ts'
+import { InputGoneError, readInputs } from './inputs.ts'
 import { insist } from './insist.ts'
 import type { ImageResult } from './pipeline/glm-image.ts'
 import type { Attempt } from './run-job.ts'
 import { objectKeyOf } from './store.ts'
 
-/** A picture was made and could not be stored. */
+/** A picture was made and could not be stored, or one to work from could not be read. */
 class StoreError extends Error {
   readonly code = 'store_failed'
 }
@@ -19,10 +20,11 @@ class StoreError extends Error {
  */
 export async function makePictures(attempt: Attempt): Promise<'done' | 'superseded'> {
   const { job, outputs, signal } = attempt
+  const images = await fetchInputs(attempt)
   for (let idx = 0; idx < job.n; idx++) {
     if (outputs.some((output) => output.idx === idx)) continue
     signal.throwIfAborted()
-    const result = await generate(attempt, idx)
+    const result = await generate(attempt, idx, images)
     if (!(await keep(attempt, idx, result))) return 'superseded'
     attempt.made.push(result)
     attempt.onStored()
@@ -38,6 +40,7 @@ export function causeOf(error: unknown): {
   cause: 'request' | 'worker' | 'picture' | 'leaving'
   code: string
 } {
+  if (error instanceof InputGoneError) return { cause: 'request', code: error.code }
   if (error instanceof StoreError) return { cause: 'worker', code: error.code }
   if (isOutage(error)) return { cause: 'worker', code: 'database_away' }
   if (!(error instanceof EngineError)) return { cause: 'picture', code: 'worker_error' }
@@ -61,7 +64,17 @@ export function causeOf(error: unknown): {
   }
 }
 
-async function generate(attempt: Attempt, idx: number): Promise<ImageResult> {
+async function fetchInputs(attempt: Attempt): Promise<Uint8Array[]> {
+  try {
+    return await readInputs(attempt)
+  } catch (cause) {
+    if (cause instanceof InputGoneError) throw cause
+    const text = cause instanceof Error ? cause.message : String(cause)
+    throw new StoreError(`an input could not be read: ${text}`, { cause })
+  }
+}
+
+async function generate(attempt: Attempt, idx: number, images: Uint8Array[]): Promise<ImageResult> {
   const { engine, job, signal, note } = attempt
   const request = {
     // The prompt is taken away only from finished jobs.
@@ -72,6 +85,7 @@ async function generate(attempt: Attempt, idx: number): Promise<ImageResult> {
     format: job.format,
     ...(job.steps === null ? {} : { steps: job.steps }),
     ...(job.guidanceScale === null ? {} : { guidanceScale: job.guidanceScale }),
+    ...(images.length === 0 ? {} : { images }),
   }
   const onProgress = (progress: object) => note({ ...progress, image: idx })
   return untilStopped(engine.generate(request, { signal, onProgress }), signal)

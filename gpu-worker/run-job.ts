@@ -7,6 +7,7 @@ import type { JobRow, OutputRow } from '../db/jobs.ts'
 import { startBeats } from './beats.ts'
 import type { StopReason } from './beats.ts'
 import type { Engine } from './engine.ts'
+import { removeInputs } from './inputs.ts'
 import { insist } from './insist.ts'
 import type { Lease } from './lease.ts'
 import { causeOf, makePictures } from './make-pictures.ts'
@@ -195,9 +196,14 @@ async function giveBack(
   }
 }
 
-function settleOwn(attempt: Attempt, end: Omit<SettleInput, 'jobId' | 'attempt'>): Promise<JobEnd> {
+async function settleOwn(
+  attempt: Attempt,
+  end: Omit<SettleInput, 'jobId' | 'attempt'>,
+): Promise<JobEnd> {
   const { job } = attempt
-  return settle(attempt, { jobId: job.id, attempt: job.attempt, ...end })
+  const ended = await settle(attempt, { jobId: job.id, attempt: job.attempt, ...end })
+  if (ended.outcome === 'settled') await removeInputs(attempt)
+  return ended
 }
 
 async function settle(deps: JobDeps & Pick<Attempt, 'stop'>, input: SettleInput): Promise<JobEnd> {

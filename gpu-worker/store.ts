@@ -1,7 +1,15 @@
-import { DeleteObjectCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
+import {
+  DeleteObjectCommand,
+  GetObjectCommand,
+  NoSuchKey,
+  PutObjectCommand,
+  S3Client,
+} from '@aws-sdk/client-s3'
 import { createHash, randomUUID } from 'node:crypto'
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { mkdir, open, readFile, rename, rm, rmdir } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
+import { inputFolderOf, inputKeyOf } from '../db/input-images.ts'
+import type { InputImage } from '../db/input-images.ts'
 
 export interface Picture {
   jobId: string
@@ -16,7 +24,14 @@ export interface Picture {
   format: 'png' | 'webp' | 'jpeg' | 'avif'
 }
 
-/** The worker's side of the object store: it writes, and takes back what nothing will ever name. */
+/** An input of a job, which the gateway has stored. */
+export interface InputPlace {
+  jobId: string
+  idx: number
+  image: InputImage
+}
+
+/** The worker's side of the object store: it writes, takes back what nothing will ever name, and reads inputs. */
 export interface PictureStore {
   /**
    * Stores a picture and returns its key. Done when the bytes are durable; safe to repeat.
@@ -27,6 +42,14 @@ export interface PictureStore {
   put(picture: Picture, signal?: AbortSignal): Promise<string>
   /** Done when the object is gone. Safe to repeat. */
   remove(key: string): Promise<void>
+  /**
+   * The bytes of an input; null when it is not there or is not what its checksum says.
+   *
+   * @throws when the store cannot be read
+   */
+  readInput(place: InputPlace): Promise<Uint8Array | null>
+  /** Done when the input is gone. Safe to repeat. */
+  removeInput(place: InputPlace): Promise<void>
 }
 
 /**
@@ -68,6 +91,19 @@ export function createFileStore(folder: string): PictureStore {
     async remove(key) {
       await rm(join(root, key), { force: true })
     },
+    async readInput({ jobId, idx, image }) {
+      try {
+        return checked(await readFile(join(root, inputKeyOf(jobId, idx, image))), image)
+      } catch (error) {
+        if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null
+        throw error
+      }
+    },
+    async removeInput({ jobId, idx, image }) {
+      await rm(join(root, inputKeyOf(jobId, idx, image)), { force: true })
+      // The folder stands for the job alone; the last input leaves it empty.
+      await rmdir(join(root, inputFolderOf(jobId))).catch(() => {})
+    },
   }
 }
 
@@ -94,6 +130,8 @@ async function syncFolder(path: string): Promise<void> {
 const UPLOAD_TIMEOUT_MS = 30_000
 /** Short, because a worker that leaves may have to wait for it. */
 const REMOVE_TIMEOUT_MS = 3_000
+/** The largest input is some twenty megabytes. */
+const DOWNLOAD_TIMEOUT_MS = 30_000
 
 /** The store on S3 or anything that speaks its protocol; the store checks the checksum as well. */
 export function createS3Store(settings: {
@@ -130,7 +168,29 @@ export function createS3Store(settings: {
       const command = new DeleteObjectCommand({ Bucket: bucket, Key: key })
       await client.send(command, { abortSignal: AbortSignal.timeout(REMOVE_TIMEOUT_MS) })
     },
+    async readInput({ jobId, idx, image }) {
+      const command = new GetObjectCommand({ Bucket: bucket, Key: inputKeyOf(jobId, idx, image) })
+      const abortSignal = AbortSignal.timeout(DOWNLOAD_TIMEOUT_MS)
+      try {
+        const { Body } = await client.send(command, { abortSignal })
+        return Body === undefined ? null : checked(await Body.transformToByteArray(), image)
+      } catch (error) {
+        if (error instanceof NoSuchKey) return null
+        throw error
+      }
+    },
+    async removeInput({ jobId, idx, image }) {
+      const command = new DeleteObjectCommand({
+        Bucket: bucket,
+        Key: inputKeyOf(jobId, idx, image),
+      })
+      await client.send(command, { abortSignal: AbortSignal.timeout(REMOVE_TIMEOUT_MS) })
+    },
   }
+}
+
+function checked(bytes: Uint8Array, image: InputImage): Uint8Array | null {
+  return createHash('sha256').update(bytes).digest('hex') === image.sha256 ? bytes : null
 }
 
 function assertChecksum(picture: Picture): void {

@@ -12,6 +12,7 @@ import {
   timestamp,
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
+import type { StoredInput } from '../input-images.ts'
 
 /** What a worker last announced about the model it serves; the gateway's size rules come from here. */
 export const model = pgTable('model', {
@@ -65,6 +66,8 @@ export const job = pgTable(
       .notNull()
       .default(sql`'{}'::jsonb`),
     webhookUrl: text('webhook_url'),
+    /** The pictures to work from, by index; null for a job from text alone and once the caller has deleted it. */
+    inputImages: jsonb('input_images').$type<StoredInput[]>(),
     state: text({
       enum: ['accepted', 'queued', 'running', 'succeeded', 'failed', 'canceled', 'expired'],
     }).notNull(),

@@ -63,14 +63,15 @@ export async function startGateway(
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
   const shared = { db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers }
   const base = stripe === undefined ? shared : { ...shared, stripe }
-  const sweep = startSweepLoop({ ...base, queue }, (part, error) =>
+  const objects = createObjects(env)
+  const sweep = startSweepLoop({ ...base, queue, objects }, (part, error) =>
     log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
   )
   const deps: Deps = {
     ...base,
     publicUrl: env.PUBLIC_URL,
     queue,
-    objects: createObjects(env),
+    objects,
     keys: createKeyCache(now),
     limiter: createRateLimiter(now),
     catalogue: createCatalogue(now),

@@ -5,6 +5,7 @@ import {
   foldDue,
   pruneOld,
   redispatchLost,
+  removeOldInputs,
   sendDueDispatches,
   stripeDue,
 } from '../sweep.ts'
@@ -19,6 +20,7 @@ const EVERY_MS: Readonly<Record<SweepPart, number>> = {
   stripe: 15_000,
   prune: 10_000,
   fold: 10_000,
+  inputs: 600_000,
 }
 
 const PARTS: readonly SweepPart[] = [
@@ -29,6 +31,7 @@ const PARTS: readonly SweepPart[] = [
   'prune',
   'stripe',
   'fold',
+  'inputs',
 ]
 
 export interface SweepLoop {
@@ -66,6 +69,7 @@ export function startSweepLoop(
     stripe: () => stripeDue(deps),
     prune: () => pruneOld(deps),
     fold: () => foldDue(deps),
+    inputs: () => removeOldInputs(deps),
   }
   const running = new Set<Promise<void>>()
   const busy = new Set<SweepPart>()

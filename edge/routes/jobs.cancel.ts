@@ -28,7 +28,10 @@ export function jobsCancel(deps: Deps) {
     if (outcome === 'not_found') {
       throw new ApiError('not_found', { message: `There is no job ${jobId}.` })
     }
-    if (outcome === 'canceled') deps.pokeSweep()
+    if (outcome === 'canceled') {
+      deps.pokeSweep()
+      deps.background(deps.objects.removeInputs(jobId))
+    }
     return c.json({ id: jobId, outcome }, 200)
   })
 }

@@ -2,6 +2,8 @@ import { createRoute } from '@hono/zod-openapi'
 import { findCreated } from '../await-job.ts'
 import { createHeaders, createJobBody, wireJob } from '../contract.ts'
 import { createJob, createdHeaders, idempotencyOf } from '../create-job.ts'
+import type { ImageOrder } from '../create-job.ts'
+import { createFromInputs } from '../job-inputs.ts'
 import type { Deps } from '../deps.ts'
 import { CREATE_ERRORS, createRouter, errorResponses, jsonBody, jsonResponse } from '../openapi.ts'
 import { toWireJob } from '../wire/native.ts'
@@ -23,7 +25,8 @@ const route = createRoute({
 export function jobsCreate(deps: Deps) {
   return createRouter().openapi(route, async (c) => {
     const body = c.req.valid('json')
-    const created = await createJob(deps, c.get('principal'), {
+    const principal = c.get('principal')
+    const order: ImageOrder = {
       dialect: 'native',
       model: body.model,
       prompt: body.prompt,
@@ -38,7 +41,11 @@ export function jobsCreate(deps: Deps) {
       idempotency: idempotencyOf(c.req.valid('header')),
       isSync: false,
       callerFields: body.metadata === undefined ? {} : { metadata: body.metadata },
-    })
+    }
+    const { images } = body
+    const created = await (images === undefined
+      ? createJob(deps, principal, order)
+      : createFromInputs(deps, principal, { order, images }))
     const answer = await toWireJob(deps, await findCreated(deps, created))
     return c.json(answer, created.replayed ? 200 : 201, createdHeaders(created))
   })

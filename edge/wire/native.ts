@@ -1,4 +1,5 @@
 import { formatUsd } from '../../billing/money.ts'
+import { inputsOf } from '../../db/input-images.ts'
 import { isTerminal } from '../../db/job-state.ts'
 import type { JobWithOutputs } from '../../db/jobs.ts'
 import type { WireJob } from '../contract.ts'
@@ -61,6 +62,12 @@ export async function toWireJob(deps: UrlDeps, found: JobWithOutputs): Promise<W
     n: job.n,
     seed: job.seed,
     output_format: job.format,
+    inputs: inputsOf(job).map(({ sizeBytes, format, ...image }, index) => ({
+      index,
+      ...image,
+      size_bytes: sizeBytes,
+      content_type: `image/${format}`,
+    })),
     outputs: outputs.flatMap((output) => {
       const link = signed.get(output.idx)
       if (!link) return []

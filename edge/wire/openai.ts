@@ -25,6 +25,16 @@ export const openaiImageBody = z
   })
   .openapi('OpenAiImageRequest')
 
+const digits = z.string().regex(/^\d{1,10}$/, 'must be a whole number')
+
+/** The fields of OpenAI's editing call beside its pictures; in a form all are text. */
+export const openaiEditFields = z.looseObject({
+  ...openaiImageBody.shape,
+  n: digits.transform(Number).pipe(z.int().min(1).max(MAX_IMAGES)).optional(),
+  seed: digits.transform(Number).pipe(z.int().min(0).max(MAX_SEED)).optional(),
+  stream: z.literal('false', { error: 'streaming is not offered; leave it out' }).optional(),
+})
+
 /** Fields that the call acts on. */
 export const OPENAI_USED_FIELDS: ReadonlySet<string> = new Set([
   'prompt',

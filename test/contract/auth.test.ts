@@ -6,15 +6,13 @@ import { revokeKey } from '../../db/keys.ts'
 import { deriveSecret } from '../../db/derive.ts'
 import { createApiKey, zaiSecretOf } from '../../edge/api-key.ts'
 import { createKeyCache } from '../../edge/key-cache.ts'
-import { createTestApp } from '../support/app.ts'
+import { NO_OBJECTS, createTestApp } from '../support/app.ts'
 import type { TestApp } from '../support/app.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
 import { createTenant } from '../support/tenant.ts'
 import type { Tenant } from '../support/tenant.ts'
-
-const OBJECTS = { read: async () => null, remove: async () => {} }
 
 let database: TestDatabase
 let tenant: Tenant
@@ -30,7 +28,7 @@ beforeEach(async () => {
   tenant = await createTenant(database.db)
   at = Date.now()
   queries = 0
-  app = createTestApp(countUses(database.db), { objects: OBJECTS, now: () => new Date(at) })
+  app = createTestApp(countUses(database.db), { objects: NO_OBJECTS, now: () => new Date(at) })
 })
 
 /** The same database, counting how often it is reached for. */
@@ -278,7 +276,7 @@ describe('while the pepper is rotated', () => {
   const NEXT = 'next-pepper-next-pepper-next-pepper-0000'
   const rotate = (previousPepper?: string) => {
     app = createTestApp(database.db, {
-      objects: OBJECTS,
+      objects: NO_OBJECTS,
       now: () => new Date(at),
       pepper: NEXT,
       previousPepper,

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { settleJob } from '../../billing/settle.ts'
 import { claimJob, recordOutput } from '../../db/job-claims.ts'
 import type { StoredObject } from '../../edge/objects.ts'
-import { createTestApp } from '../support/app.ts'
+import { NO_OBJECTS, createTestApp } from '../support/app.ts'
 import type { TestApp } from '../support/app.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
@@ -32,8 +32,8 @@ beforeEach(async () => {
   store = () => stored([randomBytes(10)])
   app = createTestApp(database.db, {
     objects: {
+      ...NO_OBJECTS,
       read: async (key) => store(opened.push(key)),
-      remove: async () => {},
     },
     // The doorbell does the work of a worker.
     queue: { send: ({ jobId }) => draw(jobId) },

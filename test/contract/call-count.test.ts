@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createTestApp } from '../support/app.ts'
+import { NO_OBJECTS, createTestApp } from '../support/app.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
 import { createTenant } from '../support/tenant.ts'
@@ -23,7 +23,7 @@ test.each([
 ])('one call of %s counts once against the rate of its key', async (path) => {
   const { apiKey } = await createTenant(database.db)
   const app = createTestApp(database.db, {
-    objects: { read: async () => null, remove: async () => {} },
+    objects: NO_OBJECTS,
   })
   const response = await app.call('GET', path, { apiKey })
   expect(response.status).toBe(200)

@@ -16,7 +16,7 @@ import {
   wireEndpoint,
   wireEndpointWithSecret,
 } from '../../edge/webhook-contract.ts'
-import { createTestApp } from '../support/app.ts'
+import { NO_OBJECTS, createTestApp } from '../support/app.ts'
 import { createContractCheck, listRoutes } from '../support/contract-check.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
@@ -53,7 +53,7 @@ interface Subject {
 async function startOnNode(): Promise<Subject> {
   const database = await createTestDatabase()
   const app = createTestApp(database.db, {
-    objects: { read: async () => null, remove: async () => {} },
+    objects: NO_OBJECTS,
   })
   const check = createContractCheck()
   return {
@@ -366,7 +366,7 @@ describe.each(['node', 'workerd'] as const)('webhooks on %s', (runtime) => {
 
   test.runIf(runtime === 'node')('the loop delivers soon after a poke, and stops', async () => {
     const errors: unknown[] = []
-    const loop = startSweepLoop(deps(), (_, error) => errors.push(error))
+    const loop = startSweepLoop({ ...deps(), objects: NO_OBJECTS }, (_, error) => errors.push(error))
     const jobId = await endJob(receiver.url)
     loop.poke()
     loop.poke()

@@ -5,7 +5,7 @@ import { settleJob } from '../../billing/settle.ts'
 import { openDatabase } from '../../db/client.ts'
 import type { Db } from '../../db/client.ts'
 import { claimJob } from '../../db/job-claims.ts'
-import { createTestApp } from '../support/app.ts'
+import { NO_OBJECTS, createTestApp } from '../support/app.ts'
 import type { TestApp } from '../support/app.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
@@ -148,7 +148,7 @@ describe('the gateway', () => {
     const owner = await createTenant(database.db, { org: { creditMicros: IMAGE_MICROS } })
     tenant = owner
     apiKey = owner.apiKey
-    app = createTestApp(far, { objects: { read: async () => null, remove: async () => {} } })
+    app = createTestApp(far, { objects: NO_OBJECTS })
     // So that the line is cut for the reservation and for nothing before it.
     await app.call('GET', '/v1/models', { apiKey })
   })

@@ -6,7 +6,7 @@ import type { ReserveInput, ReserveResult } from '../../billing/reserve.ts'
 import { openDatabase } from '../../db/client.ts'
 import { revokeKey } from '../../db/keys.ts'
 import { setBudget } from '../../db/orgs.ts'
-import { createTestApp } from '../support/app.ts'
+import { NO_OBJECTS, createTestApp } from '../support/app.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
@@ -339,7 +339,7 @@ describe('the writer of an org', () => {
   test('that is overloaded makes the gateway answer 429 with a time to wait, and no job', async () => {
     const tenant = await createTenant(database.db)
     const app = createTestApp(database.db, {
-      objects: { read: async () => null, remove: async () => {} },
+      objects: NO_OBJECTS,
       reserve: () => Promise.reject(new ReserveOverload()),
     })
     const body = { prompt: 'A sign' }

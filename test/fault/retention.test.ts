@@ -5,6 +5,7 @@ import { pruneDispatches, pruneWebhookLog } from '../../db/retention.ts'
 import { listDeliveries, replayDelivery } from '../../db/webhook-log.ts'
 import { createDeliverySlots, deliverDue, sweepOnce } from '../../edge/sweep.ts'
 import type { SweepDeps } from '../../edge/sweep.ts'
+import { NO_OBJECTS } from '../support/app.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
@@ -67,6 +68,7 @@ function deps(): SweepDeps {
     allowLoopbackWebhooks: false,
     now: () => new Date(Date.now() + 60_000),
     queue: { send: async () => {} },
+    objects: NO_OBJECTS,
     sendWebhook: async () => ({ ok: true, statusCode: 200, retryAfterSeconds: null }),
   }
 }

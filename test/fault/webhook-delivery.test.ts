@@ -18,6 +18,7 @@ import { createNodeWebhookSender } from '../../edge/node/webhook-sender.ts'
 import { createDeliverySlots, deliverDue, sweepOnce } from '../../edge/sweep.ts'
 import type { SweepDeps } from '../../edge/sweep.ts'
 import { webhookSecrets } from '../../edge/webhook-signature.ts'
+import { NO_OBJECTS } from '../support/app.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
 import { createBareTenant, reserve } from '../support/jobs.ts'
@@ -58,6 +59,7 @@ function deps(changes: Partial<SweepDeps> = {}): SweepDeps {
     now: () => new Date(clockMs),
     random: () => 0,
     queue: { send: async () => {} },
+    objects: NO_OBJECTS,
     ...changes,
   }
 }

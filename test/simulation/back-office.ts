@@ -4,6 +4,7 @@ import { moveKey } from '../../billing/move-key.ts'
 import { setBudget } from '../../db/orgs.ts'
 import { createDeliverySlots, sweepOnce } from '../../edge/sweep.ts'
 import type { SweepDeps } from '../../edge/sweep.ts'
+import { NO_OBJECTS } from '../support/app.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
 import { isExpected, persist, textOf } from './expected-errors.ts'
 import { createLife, withLife } from './life.ts'
@@ -55,6 +56,7 @@ function depsOf(world: World, db: SweepDeps['db']): SweepDeps {
     pepper: TEST_PEPPER,
     now,
     allowLoopbackWebhooks: true,
+    objects: NO_OBJECTS,
     queue: (world.bug?.wrapDispatcher ?? createDispatcher)(db, world.queue),
     stripe: { ...world.stripe, db },
     sendWebhook: ({ body }) => {

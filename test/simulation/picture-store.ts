@@ -43,5 +43,8 @@ export function createPictureStore(input: {
       pictures.delete(key)
       return Promise.resolve()
     },
+    // No job here has pictures to work from.
+    readInput: () => Promise.resolve(null),
+    removeInput: () => Promise.resolve(),
   }
 }

@@ -5,6 +5,7 @@ import type { Deps } from '../../edge/deps.ts'
 import { createKeyCache } from '../../edge/key-cache.ts'
 import { createLostCalls } from '../../edge/lost-calls.ts'
 import { createRateLimiter } from '../../edge/limits.ts'
+import type { ObjectStore } from '../../edge/objects.ts'
 import type { Db } from '../../db/client.ts'
 import { createJobWaiter } from '../../edge/waiter.ts'
 import { TEST_PEPPER } from './pepper.ts'
@@ -16,6 +17,15 @@ export interface TestApp {
   logged: Record<string, unknown>[]
   /** How often the sweep was asked to run now. */
   pokes: () => number
+}
+
+/** A store that has nothing and takes everything. */
+export const NO_OBJECTS: ObjectStore = {
+  read: () => Promise.resolve(null),
+  remove: () => Promise.resolve(),
+  putInput: () => Promise.resolve(),
+  removeInputs: () => Promise.resolve(),
+  removeOldInputs: () => Promise.resolve(0),
 }
 
 export interface CallOptions {

@@ -25,7 +25,7 @@ export type Runtime = 'node' | 'workerd'
 export interface CallOptions {
   /** Sent as Bearer token. */
   key?: string
-  /** Sent as JSON, or as it is when it is a string. */
+  /** Sent as JSON, or as it is when it is a string or a form. */
   body?: unknown
   headers?: Record<string, string>
   signal?: AbortSignal
@@ -46,6 +46,8 @@ export interface TestGateway {
   /** Where workers put pictures, and where this gateway finds them. */
   store: PictureStore
   objects: ObjectStore
+  /** Where they lie on Node; empty on workerd. */
+  folder: string
   /** What the gateway logged; stays empty on workerd. */
   logged: Record<string, unknown>[]
   /** One call; throws when the answer is not what the document promises for it. */
@@ -93,19 +95,21 @@ export async function startTestGateway(
     finisher,
     store,
     objects,
+    folder,
     logged,
     async call(method, path, { key, body, headers = {}, signal } = {}) {
+      const isForm = body instanceof FormData
       const response = await fetch(new URL(path, gateway.url), {
         method,
         ...(signal === undefined ? {} : { signal }),
         headers: {
           ...(key === undefined ? {} : { authorization: `Bearer ${key}` }),
-          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...(body === undefined || isForm ? {} : { 'content-type': 'application/json' }),
           ...headers,
         },
         ...(body === undefined
           ? {}
-          : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+          : { body: typeof body === 'string' || isForm ? body : JSON.stringify(body) }),
       })
       return {
         status: response.status,
