@@ -1,5 +1,6 @@
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 import { APICallError, generateImage } from 'ai'
+import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createZhipu } from 'zhipu-ai-provider'
 import { startTestGateway } from '../support/gateway.ts'
@@ -74,6 +75,21 @@ describe('the AI SDK with its OpenAI-compatible provider, unmodified', () => {
     const [job] = await gateway.database.db.sql`
       select seed::int4 as seed, format from job where prompt = 'Seeded'`
     expect(job).toEqual({ seed: 4_711, format: 'webp' })
+  })
+
+  test('edits pictures', async () => {
+    const draw = (background: string) =>
+      sharp({ create: { width: 1024, height: 1024, channels: 3, background } })
+        .png()
+        .toBuffer()
+    const pictures = [await draw('#c00'), await draw('#00c')]
+    for (const images of [pictures.slice(0, 1), pictures]) {
+      const answer = await generateImage({
+        model: createModel(tenant.apiKey),
+        prompt: { text: 'Put them side by side', images },
+      })
+      expect(startsAsPng(answer.image.uint8Array)).toBe(true)
+    }
   })
 
   test('calls once when the key is wrong', async () => {

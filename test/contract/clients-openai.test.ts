@@ -1,4 +1,5 @@
-import OpenAI from 'openai'
+import OpenAI, { toFile } from 'openai'
+import sharp from 'sharp'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { startTestGateway } from '../support/gateway.ts'
 import type { TestGateway } from '../support/gateway.ts'
@@ -29,7 +30,8 @@ function createClient(apiKey: string, base = '/v1'): Spied {
     baseURL: `${gateway.url}${base}`,
     fetch: async (input, init) => {
       const response = await fetch(input, init)
-      statuses.push(response.status)
+      // Before its first form it tries its fetch out on a data: URL.
+      if (response.url.startsWith(gateway.url)) statuses.push(response.status)
       return response
     },
   })
@@ -90,6 +92,67 @@ describe('the unmodified openai client', () => {
       await expect(client.models.retrieve('dall-e-3')).rejects.toThrow(OpenAI.NotFoundError)
     },
   )
+
+  test('edits one picture, and several, by URL and as base 64', async () => {
+    const { apiKey } = await createTenant(gateway.database.db)
+    const { client, statuses } = createClient(apiKey)
+    const draw = (background: string) =>
+      sharp({ create: { width: 800, height: 600, channels: 3, background } })
+        .jpeg()
+        .toBuffer()
+    const [red, blue] = [
+      await toFile(draw('#c00'), 'red.jpg'),
+      await toFile(draw('#00c'), 'blue.jpg'),
+    ]
+    const one = await client.images.edit({
+      model: 'glm-image',
+      image: red,
+      prompt: "Write 'OPEN' on it",
+      background: 'transparent',
+      quality: 'high',
+    })
+    expect(one).toMatchObject({
+      size: '1376x1024',
+      cost: '0.015000',
+      ignored_fields: ['background', 'quality'],
+    })
+    const link = await fetch(one.data?.[0]?.url ?? '')
+    expect([...new Uint8Array(await link.arrayBuffer()).subarray(0, 4)]).toEqual(PNG)
+    const several = await client.images.edit({
+      image: [red, blue],
+      prompt: 'Put them side by side',
+      n: 2,
+      size: '1024x1024',
+      response_format: 'b64_json',
+    })
+    expect(several.data).toHaveLength(2)
+    for (const { b64_json: text = '' } of several.data ?? []) {
+      expect([...Buffer.from(text, 'base64').subarray(0, 4)]).toEqual(PNG)
+    }
+    expect(statuses).toEqual([200, 200])
+  })
+
+  test('hears once that a mask or a file that is no picture cannot be used', async () => {
+    const { apiKey } = await createTenant(gateway.database.db)
+    const { client, statuses } = createClient(apiKey)
+    const picture = await toFile(
+      sharp({ create: { width: 64, height: 64, channels: 3, background: '#c00' } })
+        .png()
+        .toBuffer(),
+      'a.png',
+    )
+    const text = await toFile(Buffer.from('hello'), 'b.png', { type: 'image/png' })
+    const edit = (body: { image: typeof picture; mask?: typeof picture }) =>
+      client.images
+        .edit({ model: 'glm-image', prompt: 'x', ...body })
+        .catch((thrown: unknown) => thrown)
+    expect(await edit({ image: picture, mask: picture })).toMatchObject({
+      status: 400,
+      param: 'mask',
+    })
+    expect(await edit({ image: text })).toMatchObject({ status: 400, param: 'image' })
+    expect(statuses).toEqual([400, 400])
+  })
 
   test('reads message, code, field and request id of a refused size, and does not try again', async () => {
     const { apiKey } = await createTenant(gateway.database.db)

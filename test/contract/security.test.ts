@@ -19,7 +19,9 @@ const routes = listRoutes().map((route) => ({
 const guarded = routes.filter(({ route, template }) => {
   return route.security?.length !== 0 && !template.startsWith('/internal/')
 })
-const withBody = guarded.filter(({ route }) => route.request?.body)
+const withBody = guarded.filter(({ route }) => route.request?.body?.content['application/json'])
+/** What they do with a body of their own kind is tried in edit-limits.test.ts. */
+const withForm = guarded.filter(({ route }) => route.request?.body?.content['multipart/form-data'])
 const withId = guarded.filter(({ template }) => template.includes('{'))
 
 /** A body that the schema takes, where a test needs to get past it. */
@@ -43,6 +45,7 @@ const BODIES: Record<string, unknown> = {
 test('there are routes to try', () => {
   expect(guarded.length).toBeGreaterThan(15)
   expect(withId.length).toBeGreaterThan(5)
+  expect(withForm.map(({ template }) => template)).toEqual(['/v1/images/edits'])
   for (const { template } of withBody) expect(Object.keys(BODIES)).toContain(template)
 })
 
@@ -195,8 +198,10 @@ describe.each(RUNTIMES)('on %s', (runtime) => {
       }
     })
 
-    test('a body above a megabyte is refused before it is read as JSON', async () => {
-      const answer = await send({ key: tenant.apiKey, body: `"${'x'.repeat(1_048_577)}"` })
+    test('a body above its limit is refused before it is read as JSON', async () => {
+      // Pictures may stand in it.
+      const limit = template === '/v1/jobs' ? 16_777_216 : 1_048_576
+      const answer = await send({ key: tenant.apiKey, body: `"${'x'.repeat(limit + 1)}"` })
       expect([answer.status, answer.body.error.type]).toEqual([413, 'payload_too_large'])
     })
 
@@ -213,6 +218,19 @@ describe.each(RUNTIMES)('on %s', (runtime) => {
       const answer = await send({ key: tenant.apiKey, body })
       expect([answer.status, answer.body.error.param]).toEqual([400, 'negative_prompt'])
     })
+  })
+
+  test.each(withForm)('$name takes a form and nothing else', async ({ method, template }) => {
+    const call = { key: tenant.apiKey, body: JSON.stringify({ prompt: 'A sign' }) }
+    for (const type of ['application/json', 'text/plain', 'multipart/mixed; boundary=a']) {
+      const answer = await gateway.call(method, template, {
+        ...call,
+        headers: { 'content-type': type },
+      })
+      expect([answer.status, answer.body.error.type]).toEqual([415, 'unsupported_media_type'])
+    }
+    const bare = await gateway.call(method, template, { key: tenant.apiKey })
+    expect([bare.status, bare.body.error.message]).toEqual([400, 'The body is missing.'])
   })
 
   describe('every answer', () => {

@@ -366,7 +366,9 @@ describe.each(['node', 'workerd'] as const)('webhooks on %s', (runtime) => {
 
   test.runIf(runtime === 'node')('the loop delivers soon after a poke, and stops', async () => {
     const errors: unknown[] = []
-    const loop = startSweepLoop({ ...deps(), objects: NO_OBJECTS }, (_, error) => errors.push(error))
+    const loop = startSweepLoop({ ...deps(), objects: NO_OBJECTS }, (_, error) =>
+      errors.push(error),
+    )
     const jobId = await endJob(receiver.url)
     loop.poke()
     loop.poke()

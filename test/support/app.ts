@@ -36,15 +36,11 @@ export interface CallOptions {
   network?: string
 }
 
-/** The gateway's app on a database, with the parts that a test replaces. */
-export function createTestApp(db: Db, changes: Partial<Deps> & Pick<Deps, 'objects'>): TestApp {
-  const logged: Record<string, unknown>[] = []
+/** What the gateway works with on a database, with the parts that a test replaces. */
+export function createTestDeps(db: Db, changes: Partial<Deps> & Pick<Deps, 'objects'>): Deps {
   const now = changes.now ?? (() => new Date())
-  const log = (entry: Record<string, unknown>) => {
-    logged.push(entry)
-  }
-  let pokes = 0
-  const app = createApp({
+  const log = changes.log ?? (() => {})
+  return {
     db,
     pepper: TEST_PEPPER,
     publicUrl: 'https://images.example',
@@ -58,15 +54,30 @@ export function createTestApp(db: Db, changes: Partial<Deps> & Pick<Deps, 'objec
     reserve: createReserveQueue(db),
     sendWebhook: () => Promise.reject(new Error('no webhook is expected here')),
     allowLoopbackWebhooks: false,
-    pokeSweep: () => {
-      pokes += 1
-    },
+    pokeSweep: () => {},
     background: (work) => {
       void work.catch(() => {})
     },
     log,
     ...changes,
-  })
+  }
+}
+
+/** The gateway's app on a database, with the parts that a test replaces. */
+export function createTestApp(db: Db, changes: Partial<Deps> & Pick<Deps, 'objects'>): TestApp {
+  const logged: Record<string, unknown>[] = []
+  let pokes = 0
+  const app = createApp(
+    createTestDeps(db, {
+      log: (entry) => {
+        logged.push(entry)
+      },
+      pokeSweep: () => {
+        pokes += 1
+      },
+      ...changes,
+    }),
+  )
   return {
     logged,
     pokes: () => pokes,
