@@ -3,6 +3,7 @@ import { quotePrice, sizeClassOf } from '../billing/price.ts'
 import type { PriceQuote, PriceRequest } from '../billing/price.ts'
 import type { Db } from '../db/client.ts'
 import { findModel } from '../db/models.ts'
+import { MAX_INPUTS } from './input-contract.ts'
 
 /** Which sizes a model is offered in; sides and area in pixels, sizes as WIDTHxHEIGHT. */
 export interface SizeRules {
@@ -19,6 +20,8 @@ export interface CatalogueEntry {
   readonly size: SizeRules
   readonly steps: number | null
   readonly guidanceScale: number | null
+  /** How many pictures a job may work from; 0 where the checkpoint takes none. */
+  readonly maxInputs: number
   /** What users of this checkpoint should know; null when there is nothing. */
   readonly notice: string | null
   readonly weightsHash: string | null
@@ -57,6 +60,8 @@ export const GLM_IMAGE_SIZES: SizeRules = {
   maxPixels: 4_194_304,
 }
 
+const announcedImages = z.object({ max_count: z.number() }).nullable()
+
 const announcedSize = z
   .object({
     default: z.string(),
@@ -75,6 +80,11 @@ const announcedSize = z
     maxPixels: raw.max_pixels,
   }))
 
+/** Nothing said is said too: by a worker from before it could. */
+function maxInputsOf(announced: unknown): number {
+  return Math.min(announcedImages.parse(announced)?.max_count ?? 0, MAX_INPUTS)
+}
+
 /** A catalogue that remembers for half a minute; a failed look-up is not remembered. */
 export function createCatalogue(now: () => Date): Catalogue {
   let known: { entry: CatalogueEntry; until: number } | null = null
@@ -90,6 +100,8 @@ export function createCatalogue(now: () => Date): Catalogue {
         size: row ? announcedSize.parse(row.size) : GLM_IMAGE_SIZES,
         steps: row?.steps ?? null,
         guidanceScale: row?.guidanceScale ?? null,
+        // Before a worker has said what it takes, nothing is refused for it.
+        maxInputs: row ? maxInputsOf(row.images) : MAX_INPUTS,
         notice: row?.notice ?? null,
         weightsHash: row?.weightsHash ?? null,
       }

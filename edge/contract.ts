@@ -201,6 +201,7 @@ export const modelInfo = z
       multiple_of: z.int(),
       max_pixels: z.int(),
     }),
+    max_input_images: z.int(),
     price_per_image: usd,
     notice: z.string().nullable(),
     weights_hash: z.string().nullable(),

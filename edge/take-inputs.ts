@@ -1,6 +1,7 @@
 import { toHex } from '../db/derive.ts'
 import { createId } from '../db/ids.ts'
 import type { InputImage } from '../db/input-images.ts'
+import { MODEL } from './catalogue.ts'
 import type { CreatedJob, OrderInputs } from './create-job.ts'
 import type { Deps } from './deps.ts'
 import { ApiError } from './errors.ts'
@@ -43,7 +44,10 @@ export async function takeInputs(
   const jobId = createId('job')
   let isNeeded = false
   try {
-    const created = await work(createIntake(deps, jobId, !call.isRepeat))
+    const entry = await deps.catalogue.find(deps.db, MODEL)
+    // A repeat is held to what was offered when its job was made, which is known.
+    const limit = call.isRepeat ? MAX_INPUTS : (entry?.maxInputs ?? 0)
+    const created = await work(createIntake(deps, { jobId, isStored: !call.isRepeat, limit }))
     isNeeded = created.jobId === jobId
     return created
   } catch (error) {
@@ -55,16 +59,20 @@ export async function takeInputs(
   }
 }
 
-function createIntake(deps: Deps, jobId: string, isStored: boolean): Intake {
+function createIntake(
+  deps: Deps,
+  { jobId, isStored, limit }: { jobId: string; isStored: boolean; limit: number },
+): Intake {
   const images: InputImage[] = []
   return {
     inputs: { jobId, images, isStored },
     recall: (image) => void images.push(image),
     async add(field, bytes) {
       const idx = images.length
-      if (idx >= MAX_INPUTS) {
+      if (idx >= limit) {
+        const taken = limit === 0 ? 'no pictures are' : `at most ${limit} pictures are`
         throw new ApiError('invalid_request', {
-          message: `${field}: at most ${MAX_INPUTS} pictures are taken.`,
+          message: `${field}: ${taken} taken.`,
           param: field,
         })
       }

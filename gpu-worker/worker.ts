@@ -122,6 +122,7 @@ async function announce(db: Db, info: ModelInfo): Promise<void> {
     },
     steps: info.steps,
     guidanceScale: info.guidanceScale,
+    images: info.images && { max_count: info.images.maxCount },
     notice: info.notice,
     weightsHash: info.weightsHash,
   })

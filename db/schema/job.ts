@@ -21,6 +21,8 @@ export const model = pgTable('model', {
   size: jsonb().notNull(),
   steps: integer().notNull(),
   guidanceScale: real('guidance_scale').notNull(),
+  /** `{ max_count }`: how many pictures a job may work from; null where the checkpoint, or its worker, takes none. */
+  images: jsonb(),
   notice: text(),
   weightsHash: text('weights_hash').notNull(),
   announcedAt: timestamp('announced_at', { withTimezone: true }).notNull().defaultNow(),

@@ -112,6 +112,7 @@ export function toModelInfo({ entry, price }: CheckedOrder): z.output<typeof mod
       multiple_of: entry.size.multipleOf,
       max_pixels: entry.size.maxPixels,
     },
+    max_input_images: entry.maxInputs,
     price_per_image: formatUsd(price.unitMicros),
     notice: entry.notice,
     weights_hash: entry.weightsHash,

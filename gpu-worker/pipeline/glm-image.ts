@@ -44,8 +44,6 @@ export interface ImageRequest {
   steps?: number
   guidanceScale?: number
   format: ImageFormat
-  /** Encoded PNG, JPEG or WebP pictures to work from, in order. */
-  images?: Uint8Array[]
 }
 
 export interface Progress {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import sharp from 'sharp'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { announceModel } from '../../db/models.ts'
 import { checkBooks } from '../support/books.ts'
 import { startTestGateway } from '../support/gateway.ts'
 import type { Answer, CallOptions, Runtime, TestGateway } from '../support/gateway.ts'
@@ -290,6 +291,27 @@ describe.each(RUNTIMES)('edits on %s', (runtime) => {
     })
   })
 
+  test.each([
+    [
+      'one more than the checkpoint takes',
+      { max_count: 2 },
+      'image[2]',
+      'at most 2 pictures are taken',
+    ],
+    ['one, where the checkpoint takes none', null, 'image[0]', 'no pictures are taken'],
+  ])('%s: refused by field', async (_, images, param, rule) => {
+    const own = await startTestGateway({ runtime })
+    const caller = await createTenant(own.database.db)
+    await announceModel(own.database.db, { ...PUBLISHED_MODEL, images })
+    const answer = await own.call('POST', PATH, {
+      key: caller.apiKey,
+      body: form({ prompt: 'x' }, red, blue, red),
+    })
+    expect([answer.status, answer.body.error.param]).toEqual([400, param])
+    expect(answer.body.error.message).toBe(`${param}: ${rule}.`)
+    await own.close()
+  })
+
   describe('an end of the job', () => {
     test.each(['cancel', 'delete'])('by %s takes its pictures with it', async (how) => {
       gateway.finisher.mode = how === 'cancel' ? 'hold' : 'draw'
@@ -334,6 +356,22 @@ describe.each(RUNTIMES)('edits on %s', (runtime) => {
     })
   })
 })
+
+const PUBLISHED_MODEL = {
+  id: 'glm-image',
+  weightsHash: 'abc',
+  notice: null,
+  size: {
+    default: '1280x1280',
+    recommended: ['1280x1280'],
+    min_side: 1024,
+    max_side: 2048,
+    multiple_of: 32,
+    max_pixels: 4_194_304,
+  },
+  steps: 50,
+  guidanceScale: 1.5,
+}
 
 /** An id as it was made so many days ago. */
 function oldJobId(days: number): string {

@@ -710,6 +710,7 @@ describe.each(RUNTIMES)('the gateway on %s', (runtime) => {
       expect(after.body.data[0]).toMatchObject({
         notice: 'A small checkpoint.',
         sizes: { default: '64x64', min_side: 32, max_side: 128 },
+        max_input_images: 2,
       })
       const { body } = await post('/v1/jobs', PROMPT)
       expect(body.size).toBe('64x64')
@@ -745,4 +746,5 @@ const SMALL_MODEL = {
   },
   steps: 8,
   guidanceScale: 1.5,
+  images: { max_count: 2 },
 }

@@ -22,6 +22,7 @@ const engine: Engine = {
     images: null,
     steps: 1,
     guidanceScale: 1,
+    images: null,
     weightsHash: 'none',
     provider: 'cpu',
   },

@@ -1,8 +1,11 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { GLM_IMAGE_SIZES, checkSize, sizeLike } from '../../../edge/catalogue.ts'
+import { nearestSize, servingSchema } from '../../../gpu-worker/model/serving.ts'
 import { SIZE_OF_EACH_CLASS } from '../../../edge/admission.ts'
 import { sizeClassOf } from '../../../billing/price.ts'
+
+const { size: GLM_IMAGE_SIZES_OF_ENGINE } = servingSchema.parse({})
 
 test.each([
   ['1024x1024', '1024x1024'],
@@ -43,6 +46,15 @@ test.each([GLM_IMAGE_SIZES, small, tight])(
     )
   },
 )
+
+test('of a picture on the grid of the model the gateway and the engine say the same', () => {
+  for (let width = 512; width <= 2_048; width += 32) {
+    for (let height = 512; height <= 2_048; height += 32) {
+      const engine = nearestSize({ width, height }, GLM_IMAGE_SIZES_OF_ENGINE)
+      expect(sizeLike(GLM_IMAGE_SIZES, { width, height })).toBe(`${engine.width}x${engine.height}`)
+    }
+  }
+})
 
 test('the cheapest price is looked for in every class of sizes', () => {
   const classes = SIZE_OF_EACH_CLASS.map(({ width, height }) => sizeClassOf(width, height))
