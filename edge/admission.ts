@@ -33,6 +33,8 @@ export async function admitEarly(
   principal: KeyPrincipal,
   call: { terms: EarlyTerms; refused: RefusedCall },
 ): Promise<void> {
+  // What is not there may be held by the job of a lost call that this one takes up.
+  if (deps.lostCalls.has(principal.keyId)) return
   const { n = 1 } = call.terms
   const unitMicros = await leastPrice(deps, principal.orgId, call.terms)
   const amountMicros = unitMicros * BigInt(n)

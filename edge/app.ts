@@ -1,5 +1,6 @@
 import type { OpenAPIHono } from '@hono/zod-openapi'
 import { bodyLimit } from 'hono/body-limit'
+import { createMiddleware } from 'hono/factory'
 import { authenticate } from './auth.ts'
 import type { Scope } from './api-key.ts'
 import { BILLING_PATHS, billingRoutes } from './billing-routes.ts'
@@ -75,7 +76,7 @@ export function createApp(
   guard(app, deps, 'webhooks', WEBHOOK_PATHS)
   guard(app, deps, 'billing', PAYMENT_PATHS)
   guardJobs(app, deps)
-  app.use(JOBS_PATH, limitBodyTo(MAX_JOB_BODY_BYTES))
+  app.use(JOBS_PATH, holdPlace(deps), limitBodyTo(MAX_JOB_BODY_BYTES))
   app.route('/', jobsCreate(deps))
   app.route('/', jobsList(deps))
   app.route('/', jobsGet(deps))
@@ -103,6 +104,15 @@ function limitBodyTo(maxSize: number) {
         headers: { connection: 'close' },
       })
     },
+  })
+}
+
+/** A large body, or one of unknown size, is taken in only while there is memory for it. */
+function holdPlace(deps: Deps) {
+  return createMiddleware<RequestState>(async (c, next) => {
+    const length = c.req.header('content-length') ?? (c.req.method === 'POST' ? 'unknown' : '0')
+    if (Number(length) <= MAX_BODY_BYTES) return next()
+    await deps.uploads.hold(c.get('principal').orgId, next)
   })
 }
 

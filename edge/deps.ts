@@ -9,6 +9,7 @@ import type { RateLimiter } from './limits.ts'
 import type { LostCalls } from './lost-calls.ts'
 import type { ObjectStore } from './objects.ts'
 import type { Peppers } from './pepper.ts'
+import type { UploadPlaces } from './upload-places.ts'
 import type { JobWaiter } from './waiter.ts'
 import type { SendWebhook } from './deliver.ts'
 
@@ -32,6 +33,7 @@ export interface Deps extends Peppers {
   readonly lostCalls: LostCalls
   /** Accepts a job. On Node one writer for each org; on Workers no request may wait for another's. */
   readonly reserve: Reserve
+  readonly uploads: UploadPlaces
   readonly sendWebhook: SendWebhook
   /** Whether webhooks may go to this machine itself; only the embedded default says yes. */
   readonly allowLoopbackWebhooks: boolean

@@ -20,6 +20,7 @@ import { createLostCalls } from './lost-calls.ts'
 import { createS3Objects } from './objects.ts'
 import { createStripeDeps } from './stripe.ts'
 import { sweepOnce } from './sweep.ts'
+import { createUploadPlaces } from './upload-places.ts'
 import { createJobWaiter } from './waiter.ts'
 import { createWorkersWebhookSender } from './workers-webhook-sender.ts'
 
@@ -30,12 +31,16 @@ interface Bindings {
   SHIELD?: RateLimit
 }
 
+/** An isolate has 128 MB. */
+const MAX_UPLOADS = 2
+
 const now = () => new Date()
 // Memory of the isolate: none of it holds a connection, so requests may share it.
 const keys = createKeyCache(now)
 const limiter = createRateLimiter(now)
 const catalogue = createCatalogue(now)
 const lostCalls = createLostCalls(now)
+const uploads = createUploadPlaces(MAX_UPLOADS)
 /** The checked environment, or what is wrong with it: it is the same for as long as the isolate lives. */
 let checked: { env: WorkersEnv } | { error: unknown } | null = null
 
@@ -85,6 +90,7 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     waiter: createJobWaiter(db, log, syncWaitMs(env)),
     lostCalls,
     reserve: (input) => reserveJob(db, input),
+    uploads,
     ...(bindings.SHIELD === undefined ? {} : { shield: createShield(bindings.SHIELD) }),
     sendWebhook: createWorkersWebhookSender(),
     allowLoopbackWebhooks: false,

@@ -8,6 +8,8 @@ export interface LostCalls {
   lose(call: { keyId: string; requestHash: string; jobId: string }): void
   /** The job of an equal call that was lost a moment ago, handed out once; null when there is none. */
   reclaim(keyId: string, requestHash: string): string | null
+  /** Whether a call of this key was lost a moment ago and not handed out yet. */
+  has(keyId: string): boolean
 }
 
 /** Clients repeat within ten seconds; a deliberate second order of the same comes later. */
@@ -29,6 +31,10 @@ export function createLostCalls(now: () => Date): LostCalls {
       const call = calls.get(id)
       calls.delete(id)
       return call && call.until > now().getTime() ? call.jobId : null
+    },
+    has(keyId) {
+      const at = now().getTime()
+      return [...calls].some(([id, { until }]) => until > at && id.startsWith(`${keyId} `))
     },
   }
 }

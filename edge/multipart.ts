@@ -20,6 +20,7 @@ export interface MultipartLimits {
 export interface FormPart {
   name: string
   size: number
+  /** Once: the field is handed over. */
   bytes(): Uint8Array
   /** @throws ApiError when it is no UTF-8 */
   text(): string
@@ -97,10 +98,16 @@ function toFormPart(part: MultipartPart): FormPart {
   }
   if (name === undefined) throw invalid('a field has no name')
   const field = name
+  const { size } = part
   return {
     name,
-    size: part.size,
-    bytes: () => part.bytes,
+    size,
+    bytes() {
+      const { bytes } = part
+      // The parser still has the pieces, which would be a second copy in memory until the next field.
+      part.content.length = 0
+      return bytes
+    },
     text() {
       try {
         return part.text

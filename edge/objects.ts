@@ -184,7 +184,9 @@ function createS3Inputs(client: S3Client, Bucket: string) {
       })
       await withTimeout((abortSignal) => client.send(command, { abortSignal }), UPLOAD_TIMEOUT_MS)
     },
-    removeInputs: (jobId: string) => removeUnder(inputFolderOf(jobId)),
+    async removeInputs(jobId: string) {
+      await removeUnder(inputFolderOf(jobId))
+    },
     async removeOldInputs({ before, limit }: { before: Date; limit: number }) {
       // Keys are listed in their order, which is that of the time in the ids.
       const list = new ListObjectsV2Command({ Bucket, Prefix: 'inputs/', MaxKeys: limit })

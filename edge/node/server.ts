@@ -15,6 +15,7 @@ import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
 import { createS3Objects } from '../objects.ts'
 import type { ObjectStore } from '../objects.ts'
+import { createUploadPlaces } from '../upload-places.ts'
 import { createJobWaiter } from '../waiter.ts'
 import { createFileObjects } from './file-objects.ts'
 import { startSweepLoop } from './sweep-loop.ts'
@@ -38,6 +39,8 @@ const DRAIN_POLL_MS = 50
 const KEEP_ALIVE_MS = 65_000
 /** Reservations hold a connection for well under a millisecond of work; more would only queue in Postgres. */
 const MAX_CONNECTIONS = 16
+/** About 1.3 GB at the most, and a few megabytes while uploads are of the usual size. */
+const MAX_UPLOADS = 32
 
 /**
  * Starts the gateway with its sweep in this process.
@@ -78,6 +81,7 @@ export async function startGateway(
     waiter: createJobWaiter(db, log, syncWaitMs(env)),
     lostCalls: createLostCalls(now),
     reserve: createReserveQueue(db),
+    uploads: createUploadPlaces(MAX_UPLOADS),
     pokeSweep: () => sweep.poke(),
     background: (work) => {
       work.catch((error: unknown) =>

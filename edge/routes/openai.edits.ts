@@ -8,6 +8,7 @@ import type { EarlyFields } from '../edit-form.ts'
 import { answerOpenAi } from '../openai-answer.ts'
 import { CREATE_ERRORS, createRouter, errorResponses, jsonResponse } from '../openapi.ts'
 import { takeInputs } from '../take-inputs.ts'
+import type { Intake } from '../take-inputs.ts'
 import { OPENAI_USED_FIELDS, openaiImageAnswer } from '../wire/openai.ts'
 import { ignoredFields } from '../wire/zai.ts'
 
@@ -60,7 +61,7 @@ export function openaiEdits(deps: Deps) {
     await admit({})
     let ignored: string[] = []
     let isBase64 = false
-    const created = await takeInputs(deps, { isRepeat: isKnown }, async (intake) => {
+    const read = async (intake: Intake) => {
       const fields = await readEditForm(c.req.raw, intake, admit)
       ignored = ignoredFields(fields, OPENAI_USED_FIELDS)
       isBase64 = fields.response_format === 'b64_json'
@@ -76,7 +77,11 @@ export function openaiEdits(deps: Deps) {
         callerFields: {},
         inputs: intake.inputs,
       })
-    })
+    }
+    // Not for as long as the caller waits for its pictures.
+    const created = await deps.uploads.hold(principal.orgId, () =>
+      takeInputs(deps, { isRepeat: isKnown }, read),
+    )
     return answerOpenAi(deps, c, created, { isBase64, ignored })
   })
 }

@@ -330,6 +330,28 @@ describe('a form over a connection', () => {
     expect([...rows]).toEqual([{ held: 0, jobs: 0 }])
   })
 
+  test('of an org that sends many at once is refused until one of them ends; those of others are taken', async () => {
+    const slow = Array.from({ length: 4 }, () => open())
+    for (const call of slow) {
+      call.on('error', () => {})
+      for (const piece of [...largePicture('image[]', 200), headOf('image[]')]) call.write(piece)
+    }
+    await expect.poll(inputs).toHaveLength(4)
+    const form = () => {
+      const data = new FormData()
+      data.append('prompt', 'x')
+      data.append('image', new File([new Uint8Array(png)], 'a.png'))
+      return data
+    }
+    const send = (key: string) => gateway.call('POST', '/v1/images/edits', { key, body: form() })
+    const refused = await send(caller.apiKey)
+    expect([refused.status, refused.body.reason]).toEqual([429, 'concurrency'])
+    const other = await createTenant(gateway.database.db)
+    expect((await send(other.apiKey)).status).toBe(200)
+    for (const call of slow) call.destroy()
+    await expect.poll(async () => (await send(caller.apiKey)).status).toBe(200)
+  })
+
   test('may come in pieces of any size, also split in its last boundary', async () => {
     const all = Buffer.concat([
       ...field('prompt', 'Pieces'),

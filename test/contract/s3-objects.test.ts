@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createId } from '../../db/ids.ts'
 import { createS3Objects } from '../../edge/objects.ts'
 import type { S3Settings } from '../../edge/objects.ts'
+import { createS3Store } from '../../gpu-worker/store.ts'
 import { startBucket } from '../support/bucket.ts'
 import type { TestBucket } from '../support/bucket.ts'
 
@@ -134,6 +135,92 @@ describe('S3 store', () => {
       await expect(store().read(key)).rejects.toThrow('unknown form')
       await expect(store().remove(key)).rejects.toThrow('unknown form')
       await expect(store().presign?.(key, 60, 'image/png')).rejects.toThrow('unknown form')
+    }
+  })
+})
+
+describe('S3 store of inputs', () => {
+  const bytes = Buffer.from('the bytes of an input')
+  const image = {
+    sha256: createHash('sha256').update(bytes).digest('hex'),
+    format: 'webp' as const,
+    sizeBytes: bytes.length,
+    width: 64,
+    height: 64,
+  }
+  const worker = () =>
+    createS3Store({
+      bucket: server.name,
+      region: server.region,
+      endpoint: server.endpoint,
+      credentials: server.credentials,
+    })
+
+  test('what the gateway puts in the worker reads by its checksum, and both take it away', async () => {
+    const [first, second] = [createId('job'), createId('job')]
+    for (const jobId of [first, second]) {
+      for (const idx of [0, 1]) await store().putInput({ jobId, idx, image, bytes })
+    }
+    const place = (jobId: string, idx: number) => ({ jobId, idx, image })
+    expect(Buffer.from((await worker().readInput(place(first, 1))) ?? [])).toEqual(bytes)
+    await worker().removeInput(place(first, 1))
+    await worker().removeInput(place(first, 1))
+    expect(await worker().readInput(place(first, 1))).toBe(null)
+    await store().removeInputs(first)
+    await store().removeInputs(first)
+    expect(await worker().readInput(place(first, 0))).toBe(null)
+    expect(await worker().readInput(place(second, 0))).not.toBe(null)
+    await store().remove(second)
+    expect(await worker().readInput(place(second, 0))).toBe(null)
+    expect(await store().read(KEY)).not.toBe(null)
+  })
+
+  test('an input that is not what its name says reads as gone', async () => {
+    const jobId = createId('job')
+    await store().putInput({ jobId, idx: 0, image, bytes: Buffer.from('something else') })
+    expect(await worker().readInput({ jobId, idx: 0, image })).toBe(null)
+    await store().removeInputs(jobId)
+  })
+
+  test('the oldest inputs go first, so many at a call, and younger ones and pictures stay', async () => {
+    const jobs = ['job_01a', 'job_01b', 'job_7zz'].map((head) => head.padEnd(30, '0'))
+    for (const jobId of jobs.toReversed()) await store().putInput({ jobId, idx: 0, image, bytes })
+    const old = { before: new Date(), limit: 1 }
+    const left = async () => {
+      const found = await Promise.all(
+        jobs.map((jobId) => worker().readInput({ jobId, idx: 0, image })),
+      )
+      return found.map((input) => input !== null)
+    }
+    expect(await store().removeOldInputs(old)).toBe(1)
+    expect(await left()).toEqual([false, true, true])
+    expect(await store().removeOldInputs({ ...old, limit: 10 })).toBe(1)
+    expect(await store().removeOldInputs({ ...old, limit: 10 })).toBe(0)
+    expect(await left()).toEqual([false, false, true])
+    expect(await store().read(KEY)).not.toBe(null)
+  })
+
+  test('wrong credentials and a store that is away are errors, not a missing input', async () => {
+    const jobId = createId('job')
+    const wrong = { accessKeyId: 'access', secretAccessKey: 'wrong' }
+    await expect(
+      store({ credentials: wrong }).putInput({ jobId, idx: 0, image, bytes }),
+    ).rejects.toThrow()
+    const away = createS3Store({
+      bucket: 'x',
+      region: 'auto',
+      endpoint: 'http://127.0.0.1:1',
+      credentials: wrong,
+    })
+    await expect(away.readInput({ jobId, idx: 0, image })).rejects.toThrow()
+  })
+
+  test('no id leads to a key of another form', async () => {
+    for (const jobId of ['', '..', 'job_1', `${JOB_ID}/..`]) {
+      await expect(store().putInput({ jobId, idx: 0, image, bytes })).rejects.toThrow(
+        'unknown form',
+      )
+      await expect(store().removeInputs(jobId)).rejects.toThrow('unknown form')
     }
   })
 })

@@ -1,3 +1,6 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { reserveJob } from '../../billing/reserve.ts'
 import type { ReserveInput } from '../../billing/reserve.ts'
@@ -5,6 +8,7 @@ import { settleJob } from '../../billing/settle.ts'
 import { openDatabase } from '../../db/client.ts'
 import type { Db } from '../../db/client.ts'
 import { claimJob } from '../../db/job-claims.ts'
+import { createFileObjects } from '../../edge/node/file-objects.ts'
 import { NO_OBJECTS, createTestApp } from '../support/app.ts'
 import type { TestApp } from '../support/app.ts'
 import { checkBooks } from '../support/books.ts'
@@ -12,6 +16,7 @@ import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
 import { IMAGE_MICROS, LIST_PRICE, createBareTenant, deliver, newJob } from '../support/jobs.ts'
 import type { BareTenant } from '../support/jobs.ts'
+import { drawPicture } from '../support/pictures.ts'
 import { createTenant } from '../support/tenant.ts'
 import { startWire } from '../support/wire.ts'
 import type { Wire } from '../support/wire.ts'
@@ -205,6 +210,54 @@ describe('the gateway', () => {
     await endJob(jobId)
     const again = await order('/v1/images/generations')
     expect([again.body.id, await jobsOf(tenant.orgId)]).toEqual([jobId, [jobId]])
+  })
+})
+
+describe('the gateway with pictures to work from', () => {
+  let folder: string
+  let apiKey: string
+  let app: TestApp
+  let picture: Uint8Array
+
+  beforeEach(async () => {
+    const owner = await createTenant(database.db, { org: { creditMicros: IMAGE_MICROS } })
+    tenant = owner
+    apiKey = owner.apiKey
+    folder = await mkdtemp(join(tmpdir(), 'glyphpress-inputs-'))
+    app = createTestApp(far, { objects: createFileObjects(folder) })
+    picture = await drawPicture(1, { width: 64, height: 64 })
+    await app.call('GET', '/v1/models', { apiKey })
+  })
+  afterEach(() => rm(folder, { recursive: true }))
+
+  const order = async () => {
+    const images = [{ data: Buffer.from(picture).toString('base64') }]
+    const response = await app.call('POST', '/v1/jobs', { apiKey, body: { prompt: 'x', images } })
+    return { status: response.status, body: (await response.json()) as { id: string } }
+  }
+
+  test('takes up the job that it could not tell of, though its hold took the last money, and keeps its pictures alone', async () => {
+    const cuts = [cutAfter(1), cutAfter(2)]
+    expect((await order()).status).toBe(503)
+    await Promise.all(cuts)
+    const again = await order()
+    expect([again.status, await jobsOf(tenant.orgId)]).toEqual([200, [again.body.id]])
+    expect(await readdir(join(folder, 'inputs'))).toEqual([again.body.id])
+  })
+
+  test('repeats one that was not made under its id, where its pictures are', async () => {
+    const traps = [1, 2].map(() => wire.trap({ when: 'before', sql: 'reserve_job' }))
+    const refused = order()
+    for (const trap of traps) {
+      await trap.reached
+      wire.cut()
+    }
+    expect((await refused).status).toBe(503)
+    const [lost] = await readdir(join(folder, 'inputs'))
+    const again = await order()
+    expect([again.status, again.body.id]).toEqual([201, lost])
+    expect(await readdir(join(folder, 'inputs'))).toEqual([lost])
+    expect(await readdir(join(folder, 'inputs', again.body.id))).toHaveLength(1)
   })
 })
 

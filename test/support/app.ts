@@ -7,6 +7,7 @@ import { createLostCalls } from '../../edge/lost-calls.ts'
 import { createRateLimiter } from '../../edge/limits.ts'
 import type { ObjectStore } from '../../edge/objects.ts'
 import type { Db } from '../../db/client.ts'
+import { createUploadPlaces } from '../../edge/upload-places.ts'
 import { createJobWaiter } from '../../edge/waiter.ts'
 import { TEST_PEPPER } from './pepper.ts'
 
@@ -52,6 +53,7 @@ export function createTestDeps(db: Db, changes: Partial<Deps> & Pick<Deps, 'obje
     waiter: createJobWaiter(db, log),
     lostCalls: createLostCalls(now),
     reserve: createReserveQueue(db),
+    uploads: createUploadPlaces(32),
     sendWebhook: () => Promise.reject(new Error('no webhook is expected here')),
     allowLoopbackWebhooks: false,
     pokeSweep: () => {},

@@ -1,6 +1,6 @@
 import { expect, test, vi } from 'vitest'
 import { deriveSecret } from '../../../db/derive.ts'
-import { ID_PREFIXES, createId, isId } from '../../../db/ids.ts'
+import { ID_PREFIXES, createId, isId, timeOfId } from '../../../db/ids.ts'
 import type { IdKind } from '../../../db/ids.ts'
 import { TRANSITIONS, canTransition, isTerminal } from '../../../db/job-state.ts'
 
@@ -21,12 +21,14 @@ test('every kind of id has its prefix, has the form that is checked, and is not 
   }
 })
 
-test('ids sort by the time they were made', () => {
+test('ids sort by the time they were made, and tell it', () => {
   vi.useFakeTimers()
   try {
     const ids = [0, 1, 31, 32, 1e12, 1.8e12, 2 ** 45].map((time) => {
       vi.setSystemTime(time)
-      return createId('job')
+      const id = createId('job')
+      expect(timeOfId(id).getTime()).toBe(time)
+      return id
     })
     expect(ids.toSorted()).toEqual(ids)
   } finally {

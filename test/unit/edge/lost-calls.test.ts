@@ -36,6 +36,16 @@ describe('a lost call', () => {
     expect(calls.reclaim('key_a', 'hash')).toBeNull()
   })
 
+  test('is known of its key until it is taken up or forgotten', () => {
+    calls.lose(LOST)
+    expect([calls.has('key_a'), calls.has('key_')]).toEqual([true, false])
+    calls.reclaim('key_a', 'hash')
+    expect(calls.has('key_a')).toBe(false)
+    calls.lose(LOST)
+    at += 20_000
+    expect(calls.has('key_a')).toBe(false)
+  })
+
   test('can be lost again', () => {
     calls.lose(LOST)
     calls.reclaim('key_a', 'hash')
