@@ -22,12 +22,13 @@ const limits = fc.record(
   {
     creditMicros: micros,
     monthLimitMicros: micros,
+    dayLimitMicros: micros,
     maxInflight: fc.integer({ min: 0, max: 3 }),
   },
   { requiredKeys: [] },
 )
 
-/** Without the end of the month, which the look knows only once the month has a row. */
+/** Without the end of the day or month, which the look knows only once it has a row. */
 function withoutReset(refusal: ReserveRefusal): object {
   return { ...refusal, resetsAt: null }
 }
