@@ -22,7 +22,6 @@ const engine: Engine = {
     images: null,
     steps: 1,
     guidanceScale: 1,
-    images: null,
     weightsHash: 'none',
     provider: 'cpu',
   },

@@ -95,7 +95,6 @@ function createEngine(world: World, random: Random): Engine {
       images: null,
       steps: 1,
       guidanceScale: 1,
-      images: null,
       weightsHash: 'none',
       provider: 'cpu',
     },
