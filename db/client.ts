@@ -1,6 +1,7 @@
 import { drizzle } from 'drizzle-orm/postgres-js'
 import type { PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
+import { ARRAY_TYPES } from './array-types.ts'
 import { isConnectionLost } from './outage.ts'
 
 /**
@@ -50,7 +51,10 @@ export function openDatabase(
       connect_timeout: CONNECT_TIMEOUT_SECONDS,
       backoff: (tries) => Math.min(2 ** tries / 100, MAX_RECONNECT_PAUSE_SECONDS),
       idle_timeout: IDLE_TIMEOUT_SECONDS,
-      types: { bigint: postgres.BigInt },
+      types: { bigint: postgres.BigInt, ...ARRAY_TYPES },
+      // Asking each new connection for its array types costs a round trip, and nobody hears of that question's
+      // failure: a connection that ends in its midst would end the process.
+      fetch_types: false,
       connection: {
         application_name: options.applicationName ?? 'glyphpress',
         statement_timeout: statementTimeoutMs,

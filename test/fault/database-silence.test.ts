@@ -131,3 +131,30 @@ test('a part of another statement does not run by itself', async () => {
   const [row] = await db.sql`select ${part} as text`
   expect(row?.['text']).toBe('whole')
 })
+
+test('a new connection asks nothing of its own, so that its end reaches its caller alone', async () => {
+  const question = wire.trap({ when: 'after', sql: 'pg_type' })
+  const fresh = openDatabase(wire.url, { maxConnections: 1, statementTimeoutMs: 60_000 })
+  const first = await Promise.race([
+    fresh.sql`select 1`.then(() => 'the caller was answered'),
+    question.reached.then(() => 'the driver asks'),
+  ])
+  // A rejection that nobody awaits fails this run.
+  await closeDatabase(fresh, { timeoutSeconds: 0 })
+  question.release()
+  expect(first).toBe('the caller was answered')
+})
+
+test('lists of texts and of whole numbers go to the server and back as they are', async () => {
+  const texts = ['', 'plain', 'a "word"', 'back\\slash', 'a, b', '{}', 'NULL', 'two\nlines', 'ü']
+  const [row] = await db.sql`
+    select ${texts}::text[] as texts, ${[]}::text[] as none, array[null, 'x'] as gaps, ${[-1, 0, 2]}::int[] as ints,
+           ${['9007199254740993']}::bigint[] as bigints`
+  expect(row).toEqual({
+    texts,
+    none: [],
+    gaps: [null, 'x'],
+    ints: [-1, 0, 2],
+    bigints: [9_007_199_254_740_993n],
+  })
+})

@@ -7,7 +7,7 @@ export interface StatementPoint {
 
 /** Part of a statement's text, its name, and the rate; the first that fits counts. */
 const STATEMENTS: readonly (readonly [text: string, name: string, rate: number])[] = [
-  ['reserve_job(', 'reserve', 0.4],
+  ['reserve_jobs(', 'reserve', 0.4],
   ['started_at = coalesce', 'claim', 0.3],
   ['"job"."attempt" =', 'claim: read job', 0.2],
   ['from "job_output"', 'claim: read images', 0.2],
