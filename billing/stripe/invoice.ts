@@ -112,12 +112,17 @@ async function expectedOf(
     from: startOfHour(new Date(line.period.start * 1000)),
     to: startOfHour(new Date(line.period.end * 1000)),
   }
-  // A finalised line says what the meter was told by then; a draft must say what is true now.
+  // A finalised line says what the meter was told by then; a draft must say what is true now, but for changes that
+  // came too late for the meter: those go on the next invoice.
   const [row] =
     invoice.status === 'draft'
       ? await db.sql<{ micros: bigint; images: bigint }[]>`
-          select due_micros as micros, quantity as images
-            from usage_of_span(${orgId}, ${span.from}, ${span.to}, true)`
+          select (u.due_micros - coalesce(sum(r.due_micros - r.base_micros), 0))::bigint as micros,
+                 (u.quantity - coalesce(sum(r.quantity - r.base_quantity), 0))::bigint as images
+            from usage_of_span(${orgId}, ${span.from}, ${span.to}, true) u
+            left join meter_report r on r.org_id = ${orgId} and r.meter = 'images' and r.channel = 'invoice_item'
+                  and r.hour >= ${span.from} and r.hour < ${span.to} and r.state <> 'failed'
+           group by u.due_micros, u.quantity`
       : await db.sql<{ micros: bigint; images: bigint }[]>`
           select due_micros as micros, quantity as images
             from told_of_span(${orgId}, ${span.from}, ${span.to})`

@@ -272,3 +272,36 @@ describe('a subscription', () => {
     expect(reports.map((row) => `${row.meter} ${row.quantity}`)).toEqual(['images 5', 'items 6'])
   })
 })
+
+// The last one here: the clock that all share goes on by a month.
+test('an invoice that was held until the meter takes no more of its usage goes, and the rest goes on the next one', async () => {
+  const { tenant, hour } = await usedAnHour(4)
+  // An hour is told some minutes after its end; a call goes through some days of them.
+  world.fake.advance(10 * 60_000)
+  for (let call = 0; call < 5; call++) await told()
+  const id = closePeriod(world.fake.state, await subscriptionOf(tenant))
+  await world.refundImage(tenant, hour)
+  await world.deliver()
+  for (let day = 0; day < 35; day++) {
+    world.fake.advance(24 * HOUR_MS)
+    finalizeDue(world.fake.state)
+    await checkDrafts(world.deps, { limit: 10 })
+  }
+  expect((await invoiceOf(id))?.problem).toContain('counts 4 images, our books 3')
+  for (let call = 0; call < 5; call++) await told()
+  expect((await world.reportsOf(tenant.orgId)).map((row) => row.channel)).toEqual([
+    'meter',
+    'invoice_item',
+  ])
+  world.fake.advance(HOUR_MS)
+  await checkDrafts(world.deps, { limit: 10 })
+  world.fake.advance(HOUR_MS)
+  finalizeDue(world.fake.state)
+  await world.deliver()
+  expect(await invoiceOf(id)).toMatchObject({ state: 'paid', amountMicros: 60_000n })
+  const customer = await world.customerOf(tenant.orgId)
+  const waiting = [...world.fake.state.items.values()].filter(
+    (item) => item.customer === customer && item.invoice === null,
+  )
+  expect(waiting.map((item) => item.amount)).toEqual([-1])
+})
