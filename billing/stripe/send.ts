@@ -4,8 +4,11 @@ import { ensureCustomer } from './customer.ts'
 import { createInvoiceItemSink, createMeterSink } from './sink.ts'
 import type { SinkOutcome, WindowReport } from './sink.ts'
 
-/** Longer than a call may take with what comes before it; after it a sender counts as gone. */
-const LEASE_SECONDS = 120
+/**
+ * After it a sender counts as gone. Longer than a call may take with what comes before it, also by the clock of another
+ * gateway: two of them may be five minutes off each, one ahead and one behind.
+ */
+const LEASE_SECONDS = 120 + 2 * 300
 /** Calls to Stripe at once; each is of another customer. */
 const CONCURRENCY = 8
 const FIRST_RETRY_SECONDS = 5

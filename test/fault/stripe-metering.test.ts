@@ -203,6 +203,28 @@ describe('one at a time', () => {
     for (const tenant of tenants) expect(await meterOf(tenant, THIS_HOUR)).toBe(4n)
   })
 
+  test('a report that is on its way is not taken by another gateway whose clock is ten minutes ahead', async () => {
+    const tenant = await world.createMetered()
+    await world.use(tenant, LAST_HOUR, 2)
+    await sealDue(world.deps)
+    // Killed after its claim: nobody knows whether it is still at work.
+    let statements = 0
+    const sql = new Proxy(world.db.sql, {
+      apply(target, self, input) {
+        statements += 1
+        if (statements > 1) throw new Error('killed')
+        return Reflect.apply(target, self, input)
+      },
+    })
+    const killed = sendDue({ ...world.deps, db: { ...world.db, sql } }, { limit: 10 })
+    await expect(killed).rejects.toThrow('killed')
+    const ahead = { ...world.deps, now: () => new Date(world.fake.state.nowMs + 600_000) }
+    expect(await sendDue(ahead, { limit: 10 })).toBe(0)
+    world.fake.advance(13 * 60_000)
+    await send()
+    expect(await meterOf(tenant, LAST_HOUR)).toBe(2n)
+  })
+
   test('a sender that died is followed by one that repeats its call', async () => {
     const tenant = await world.createMetered()
     await world.use(tenant, LAST_HOUR, 2)
