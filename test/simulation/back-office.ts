@@ -14,6 +14,8 @@ import { readLetters } from './workers.ts'
 import type { Tenant, World } from './world.ts'
 
 const KILL_RATE = 0.004
+/** Of the gateways' own clocks against Stripe's, while faults fire. Budgets, leases and deadlines go by PostgreSQL's. */
+const SKEWS_MS = [5 * 60_000, -5 * 60_000]
 
 /** One gateway's sweep, again and again; killed now and then in the middle of one. */
 export async function runSweeper(
@@ -22,6 +24,9 @@ export async function runSweeper(
 ): Promise<void> {
   const random = world.random(`sweeper ${input.slot}`)
   const rate = () => (world.isQuiet() ? 0 : KILL_RATE)
+  const skewMs = SKEWS_MS[input.slot % SKEWS_MS.length] ?? 0
+  const now = () => new Date(world.fake.state.nowMs + (world.isQuiet() ? 0 : skewMs))
+  world.ledger.note('gateway', `clock five minutes ${skewMs > 0 ? 'ahead' : 'behind'}`)
   while (!input.isOver()) {
     // One is enough to bring things to an end, and twice as quick.
     if (world.isQuiet() && input.slot > 0) {
@@ -29,9 +34,9 @@ export async function runSweeper(
       continue
     }
     const life = createLife({ name: 'sweeper', random, ledger: world.ledger, rate })
-    await pace(world.isQuiet() ? 30 : 400, async () => {
+    await pace(world.isQuiet() ? 30 : 200, async () => {
       const wasQuiet = world.isQuiet()
-      await sweep(world, depsOf(world, withLife(world.db, life)))
+      await sweep(world, depsOf(world, withLife(world.db, life), now))
       if (wasQuiet) world.quietSweeps += 1
       await readLetters(world)
     })
@@ -48,8 +53,7 @@ async function sweep(world: World, deps: SweepDeps): Promise<void> {
   }
 }
 
-function depsOf(world: World, db: SweepDeps['db']): SweepDeps {
-  const { now } = world.stripe
+function depsOf(world: World, db: SweepDeps['db'], now: () => Date): SweepDeps {
   const receiver = world.random('receiver')
   return {
     db,
@@ -58,7 +62,7 @@ function depsOf(world: World, db: SweepDeps['db']): SweepDeps {
     allowLoopbackWebhooks: true,
     objects: NO_OBJECTS,
     queue: (world.bug?.wrapDispatcher ?? createDispatcher)(db, world.queue),
-    stripe: { ...world.stripe, db },
+    stripe: { ...world.stripe, db, now },
     sendWebhook: ({ body }) => {
       const isStruck = !world.isQuiet() && receiver.chance(0.1)
       if (isStruck) world.ledger.note('receiver of webhooks', 'answers 503')

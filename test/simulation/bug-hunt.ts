@@ -1,33 +1,42 @@
+import { findSign } from './bugs.ts'
 import type { Bug } from './bugs.ts'
-import { runWorlds } from './run-worlds.ts'
+import { createFaultLedger } from './fault-ledger.ts'
 import type { WorldServer } from './run-worlds.ts'
 
 /** A mistake that this many runs do not find is not found. */
-const MAX_RUNS = 40
+const MAX_RUNS = 20
 
 /** Puts one mistake after the other into the product and counts the runs until the oracle speaks. */
 export async function huntBugs(
   server: WorldServer,
   input: { bugs: readonly Bug[]; seed: number; parallel: number },
 ) {
+  for (const bug of input.bugs) await server.tryBug(bug)
   const found: { name: string; runs: number | null; faults: number; said: string }[] = []
   const waiting = [...input.bugs]
   // Side by side, so that each lane stops at once when its own mistake is found.
   const lane = async () => {
     for (let bug = waiting.shift(); bug; bug = waiting.shift()) {
-      const { failures, runs, ledger } = await runWorlds(server, {
-        firstSeed: input.seed,
-        maxRuns: MAX_RUNS,
-        maxFaults: Infinity,
-        maxMinutes: Infinity,
-        parallel: 1,
-        bug,
-        isStopping: true,
+      const ledger = createFaultLedger()
+      let said: string | null = null
+      let runs = 0
+      const others: string[] = []
+      while (said === null && runs < MAX_RUNS) {
+        const { broken } = await server.run(input.seed + runs, bug, ledger)
+        runs += 1
+        said = findSign(bug, broken)
+        if (said === null) others.push(...broken.slice(0, 1))
+      }
+      const count = said === null ? null : runs
+      found.push({
+        name: bug.name,
+        runs: count,
+        faults: ledger.total,
+        said: said ?? others[0] ?? '',
       })
-      const said = failures[0]?.broken[0] ?? ''
-      const count = failures.length > 0 ? runs : null
-      found.push({ name: bug.name, runs: count, faults: ledger.total, said })
-      console.error(`${bug.name}: ${count ?? 'not caught'} (${said.slice(0, 160)})`)
+      console.error(
+        `${bug.name}: ${count ?? 'not caught'} (${(said ?? others[0] ?? '').slice(0, 160)})`,
+      )
     }
   }
   await Promise.all(Array.from({ length: input.parallel }, lane))

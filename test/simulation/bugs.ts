@@ -12,6 +12,8 @@ import type { createDispatcher } from './message-queue.ts'
 /** A mistake that somebody could make, put into one database or one world. */
 export interface Bug {
   readonly name: string
+  /** What a finding must say to be this one's; without it anything but that something took too long. */
+  readonly sign?: RegExp
   /** Changes the database before anything happens in it. */
   readonly seed?: (db: Db) => Promise<void>
   /** Changes the text of the product's statements. */
@@ -32,9 +34,13 @@ function inFunction(fn: string, from: string, to: string): NonNullable<Bug['seed
   }
 }
 
-/** Another text in a statement of the product. */
+/** Another text in a statement of the product. @throws when the text is no longer in it */
 function inStatement(of: string, from: string, to: string): NonNullable<Bug['rewrite']> {
-  return (sql) => (sql.includes(of) ? sql.replace(from, to) : sql)
+  return (sql) => {
+    if (!sql.includes(of)) return sql
+    if (!sql.includes(from)) throw new Error(`the statement "${of}" has no text "${from}"`)
+    return sql.replace(from, to)
+  }
 }
 
 const CHAINED = new URL('../fault/chained-reserve.sql', import.meta.url)
@@ -42,6 +48,7 @@ const CHAINED = new URL('../fault/chained-reserve.sql', import.meta.url)
 export const BUGS: readonly Bug[] = [
   {
     name: 'reserve by three chained UPDATEs',
+    sign: /budget/,
     seed: async (db) => void (await db.sql.unsafe(await readFile(CHAINED, 'utf8'))),
   },
   {
@@ -107,11 +114,11 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'limits are looked at and not held to',
-    seed: inFunction(
-      'hold_on_budget',
-      'held_micros + spent_micros + p_amount <= limit_micros',
-      'true',
-    ),
+    seed: inFunction('read_levels', 'FOR NO KEY UPDATE', 'OFFSET 0'),
+  },
+  {
+    name: 'what was seen before the lock decides',
+    seed: inFunction('reserve_jobs', 'v_is_new := v_read.budgets <> v_rows', 'v_is_new := false'),
   },
   {
     name: 'the message is marked as sent before it is',
@@ -139,6 +146,8 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'the outbox is not swept',
+    // It loses nothing for good: what it does is that jobs wait for ever.
+    sign: /never came to an end: \d+ (unfinished jobs|unsent messages)/,
     rewrite: inStatement('update outbox set attempts', "topic = 'job.dispatch'", 'false'),
   },
   {
@@ -178,6 +187,15 @@ export const BUGS: readonly Bug[] = [
       }),
   },
 ]
+
+/** Of anything but the time that a run took or that it could not be made. */
+const ANY_SIGN = /^(?!never came to an end|the run itself failed)/
+
+/** The first sentence that this mistake is known by; null when there is none. */
+export function findSign(bug: Bug, broken: readonly string[]): string | null {
+  const sign = bug.sign ?? ANY_SIGN
+  return broken.find((one) => sign.test(one)) ?? null
+}
 
 type Call = (...input: unknown[]) => unknown
 

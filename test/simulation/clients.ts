@@ -1,5 +1,4 @@
 import { setTimeout as wait } from 'node:timers/promises'
-import { reserveJob } from '../../billing/reserve.ts'
 import type { ReserveResult } from '../../billing/reserve.ts'
 import { createId } from '../../db/ids.ts'
 import { requestCancel } from '../../db/job-claims.ts'
@@ -125,7 +124,7 @@ async function ask(
   order.tried.set(jobId, n)
   const { unitMicros, priceVersionId } = tenant
   const job = newJob({ orgId, teamId: key?.teamId ?? '', keyId }, { id: jobId, n, idempotencyKey })
-  const result = await (world.bug?.reserve ?? reserveJob)(world.db, {
+  const result = await world.reserve({
     job: { ...job, requestHash: `body ${n}`, deadlineSeconds: 900 },
     price: { unitMicros, priceVersionId, listVersionId: priceVersionId, orgPriceId: null },
   })

@@ -1,6 +1,7 @@
 import { connect, createServer } from 'node:net'
 import type { AddressInfo, Socket } from 'node:net'
 import type { FaultLedger } from './fault-ledger.ts'
+import { DATABASE_FAULTS } from './fault-plan.ts'
 import type { DatabaseFault, FaultPlan } from './fault-plan.ts'
 import {
   AUTHENTICATION_OK,
@@ -32,6 +33,9 @@ export interface ProxyOptions {
   /** Changes the text of a statement on its way: a mistake of the code that wrote it. */
   readonly rewrite?: (sql: string) => string
 }
+
+/** In a transaction the server would have ended it by the time at which a statement arrives late. */
+const IN_TRANSACTION = DATABASE_FAULTS.filter((kind) => kind !== 'statement late')
 
 /** With these the server itself refuses, in place of the statement, so that its transaction fails as it would. */
 const REFUSALS: Partial<Record<DatabaseFault, readonly [code: string, text: string]>> = {
@@ -209,7 +213,12 @@ function serve(client: Socket, options: ServeOptions): void {
     release()
   }
 
-  const strike = (kind: DatabaseFault, point: StatementPoint, frame: Buffer): void => {
+  const strike = (
+    kind: DatabaseFault,
+    point: StatementPoint,
+    frame: Buffer,
+    isCommit: boolean,
+  ): void => {
     const mine = backend
     if (!mine) return
     const refusal = REFUSALS[kind]
@@ -218,8 +227,11 @@ function serve(client: Socket, options: ServeOptions): void {
       const [code, text] = refusal
       const sql = `do $fault$ begin raise exception using errcode = '${code}', message = '${text}'; end $fault$`
       if (typeOf(frame) === 'Q') return send(query(sql))
-      send(parse('', sql))
-      send(BIND_AND_EXECUTE)
+      // A commit that fails has ended its transaction.
+      for (const text of isCommit ? ['rollback', sql] : [sql]) {
+        send(parse('', text))
+        send(BIND_AND_EXECUTE)
+      }
       isReplaced = true
       return
     }
@@ -231,8 +243,6 @@ function serve(client: Socket, options: ServeOptions): void {
         ledger.note(point.name, kind)
         return cut(fatal('57P01', 'terminating connection due to administrator command'))
       case 'statement late':
-        // In a transaction the server would have ended it by then.
-        if (mine.status !== 'I' || typeOf(frame) === 'Q') return send(frame)
         ledger.note(point.name, kind)
         isMute = true
         flushToServer()
@@ -258,9 +268,11 @@ function serve(client: Socket, options: ServeOptions): void {
     const isCommit = /^\s*commit/i.test(sql)
     const point = isCommit ? commitOf(lastPoint) : pointOf(sql, () => frame.toString('latin1'))
     lastPoint = isCommit ? null : point
-    const kind = pending || point === null ? null : plan.next(point)
-    if (kind === null || point === null) return send(frame)
-    strike(kind, point, frame)
+    const isAlone = backend?.status === 'I' && typeOf(frame) !== 'Q'
+    if (!plan.isQuiet) ledger.reach(point.name, isAlone)
+    const kind = pending ? null : plan.next(point, isAlone ? DATABASE_FAULTS : IN_TRANSACTION)
+    if (kind === null) return send(frame)
+    strike(kind, point, frame, isCommit)
   }
 
   const fromClient = (frame: Buffer): void => {

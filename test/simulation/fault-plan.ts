@@ -1,4 +1,6 @@
+import type { FaultLedger } from './fault-ledger.ts'
 import { createRandom } from './random.ts'
+import type { Random } from './random.ts'
 import type { StatementPoint } from './statement-points.ts'
 
 /** What can befall a statement. */
@@ -24,48 +26,65 @@ export const DATABASE_FAULTS = [
 ] as const
 export type DatabaseFault = (typeof DATABASE_FAULTS)[number]
 
-/** Silence costs its caller seconds, so it comes a little less often. */
-const WEIGHTS: Record<DatabaseFault, number> = {
-  'cut before': 1,
-  'cut after': 1.4,
-  'answer late': 0.6,
-  'statement late': 0.6,
-  deadlock: 1,
-  'statement timeout': 1,
-  'disk full': 1,
-  failover: 1,
-  shutdown: 1,
+/** Silence costs its caller seconds, so it may stay a little behind the others. */
+const SHARES: Partial<Record<DatabaseFault, number>> = {
+  'answer late': 0.85,
+  'statement late': 0.85,
 }
-const WEIGHT_SUM = DATABASE_FAULTS.reduce((sum, kind) => sum + WEIGHTS[kind], 0)
+/** How often the kind that fired least at a point is taken; else any. */
+const PREFERENCE = 0.8
+/**
+ * How likely a world is after a point: each is after some of them, and lets others pass, so that what only comes after
+ * them is met too. Few fired there yet, as many as elsewhere, or more.
+ */
+const AFTER = { few: 0.6, usual: 0.4, many: 0.15 } as const
+const AFTER_RATE = 1.5
+const OTHER_RATE = 0.2
+const MAX_RATE = 0.75
+
+/** What the plan wants to know of the faults that fired. */
+export type Fired = Pick<FaultLedger, 'count' | 'meanOfReached'>
 
 /** Decides what befalls each execution. Nothing does while it is quiet. */
 export interface FaultPlan {
   isQuiet: boolean
-  next(point: StatementPoint): DatabaseFault | null
+  /** @param kinds those that can occur at this execution */
+  next(point: StatementPoint, kinds: readonly DatabaseFault[]): DatabaseFault | null
 }
 
 /**
- * The n-th execution of a point has the same fate for the same seed, whatever other points do. Which caller's
- * execution is the n-th is up to the sockets.
- *
- * @param intensity multiplies every rate
+ * Strikes so that all points and kinds are met about equally often, by what has fired so far: `fired` may belong to
+ * many worlds. Each point has random numbers of its own; which caller's execution gets which is up to the sockets.
  */
-export function createFaultPlan(seed: number, intensity = 1): FaultPlan {
-  const streams = new Map<string, ReturnType<typeof createRandom>>()
+export function createFaultPlan(seed: number, fired: Fired): FaultPlan {
+  const streams = new Map<string, { random: Random; rate: number }>()
+  const streamOf = ({ name, rate }: StatementPoint) => {
+    const known = streams.get(name)
+    if (known) return known
+    const random = createRandom(seed, name)
+    const isAfter = random.chance(AFTER[standing(name)])
+    const stream = { random, rate: Math.min(MAX_RATE, rate * (isAfter ? AFTER_RATE : OTHER_RATE)) }
+    streams.set(name, stream)
+    return stream
+  }
+  const standing = (name: string) => {
+    const mine = fired.count(name)
+    const usual = fired.meanOfReached()
+    if (mine < usual / 2) return 'few'
+    return mine > usual * 1.5 ? 'many' : 'usual'
+  }
   const plan: FaultPlan = {
     isQuiet: false,
-    next(point) {
+    next(point, kinds) {
       if (plan.isQuiet) return null
-      const random = streams.get(point.name) ?? createRandom(seed, point.name)
-      streams.set(point.name, random)
-      const isStruck = random.chance(point.rate * intensity)
-      let rest = random.next() * WEIGHT_SUM
-      if (!isStruck) return null
-      for (const kind of DATABASE_FAULTS) {
-        rest -= WEIGHTS[kind]
-        if (rest < 0) return kind
-      }
-      return 'shutdown'
+      const { random, rate } = streamOf(point)
+      if (!random.chance(rate)) return null
+      const any = kinds[random.int(kinds.length)] ?? null
+      if (!random.chance(PREFERENCE)) return any
+      const shareOf = (kind: DatabaseFault) => fired.count(point.name, kind) / (SHARES[kind] ?? 1)
+      const less = (one: DatabaseFault, other: DatabaseFault) =>
+        shareOf(other) < shareOf(one) ? other : one
+      return any && kinds.reduce(less, any)
     },
   }
   return plan

@@ -28,6 +28,11 @@ export function createReport(
     doubled: sentences.filter((one) => one.includes('doubled:')).length,
     /** With this many independent faults and no finding, 95 % sure that fewer than this part of them do harm. */
     upper_bound: failures.length === 0 && ledger.total > 0 ? 3 / ledger.total : null,
+    /** Statements that only run within a transaction: there none can arrive after its caller gave up. */
+    never_alone: ledger
+      .reached()
+      .flatMap(([point, wasAlone]) => (wasAlone ? [] : [point]))
+      .toSorted(),
     cells: ledger.cells().map(([point, kind, count]) => ({ point, kind, count })),
     failures: failures.map(({ seed, broken }) => ({ seed, broken: broken.slice(0, 20) })),
   }
@@ -58,7 +63,12 @@ function coverageOf(report: FaultReport): string[] {
   const inDatabase = points.filter((point) =>
     report.cells.some((cell) => cell.point === point && kinds.includes(cell.kind)),
   )
-  const counts = inDatabase.flatMap((point) => kinds.map((kind) => countOf(point, kind)))
+  const canOccur = (point: string, kind: string) =>
+    kind !== 'statement late' || !report.never_alone.includes(point)
+  const cells = inDatabase.flatMap((point) =>
+    kinds.flatMap((kind) => (canOccur(point, kind) ? [{ point, kind }] : [])),
+  )
+  const counts = cells.map(({ point, kind }) => countOf(point, kind))
   const thin = counts.filter((count) => count < WANTED_PER_CELL).length
   const width = Math.max(...inDatabase.map(({ length }) => length), 10)
   const row = (name: string, cells: readonly (string | number)[]) =>
@@ -75,10 +85,11 @@ function coverageOf(report: FaultReport): string[] {
     ...inDatabase.map((point) =>
       row(
         point,
-        kinds.map((kind) => countOf(point, kind)),
+        kinds.map((kind) => (canOccur(point, kind) ? countOf(point, kind) : '-')),
       ),
     ),
     `${inDatabase.length} statements x ${kinds.length} kinds: least ${Math.min(...counts)} in a cell, ${thin} of ${counts.length} cells below ${WANTED_PER_CELL}`,
+    `-: cannot occur, as the statement only runs within a transaction, which the server ends before a late one arrives`,
     '',
     ...others,
   ]

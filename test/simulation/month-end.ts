@@ -19,9 +19,9 @@ const REFUNDS = 6
 export async function endMonth(world: World): Promise<void> {
   await passMonth(world)
   const { state } = world.fake
-  const now = new Date(state.nowMs)
-  const next = Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + 1)
-  world.fake.advance(next + HOUR_MS - state.nowMs)
+  // Of the month in which the usage lies; Stripe's clock is ahead and may have passed its end.
+  const { end } = monthOf(new Date())
+  world.fake.advance(Math.max(0, end.getTime() + HOUR_MS - state.nowMs))
   for (const { id } of state.subscriptions.values()) closePeriod(state, id)
   world.endMonth()
   world.setQuiet(false)
@@ -33,7 +33,7 @@ export async function endMonth(world: World): Promise<void> {
     moveSome(world),
   ])
   // Stripe's part goes on in the background.
-  await wait(1_500)
+  await wait(4_000)
 }
 
 async function closeMonth(world: World, { orgId }: Tenant): Promise<void> {

@@ -1,3 +1,4 @@
+import { SEAL_GRACE_SECONDS, startOfHour } from '../../billing/stripe/seal.ts'
 import { finalizeDue } from '../support/fake-stripe/invoicing.ts'
 import { processMeterEvents } from '../support/fake-stripe/metering.ts'
 import { pace } from './pace.ts'
@@ -18,14 +19,14 @@ export async function passTime(
 ): Promise<void> {
   const random = world.random('time')
   let minutes = 0
-  let lines = 0n
+  let sealing: Turning = { lines: 0n, isBack: false }
   while (!input.isOver()) {
     await pace(world.isQuiet() ? 100 : 250, async () => {
       await lapse(world, input.dead)
       // Stripe takes a while to count what it was told.
       if (world.isQuiet() || random.chance(0.5)) processMeterEvents(world.fake.state)
       await finalizeInvoices(world)
-      lines = await turnBackSealing(world, lines)
+      sealing = await turnBackSealing(world, sealing)
     })
     if (world.isQuiet()) continue
     if (random.chance(0.7)) await lapseLiveLease(world)
@@ -34,6 +35,8 @@ export async function passTime(
     if (minutes < MAX_STORM_MINUTES) {
       const step = 15 + random.int(60)
       minutes += step
+      // What was told before is counted within the hour, as Stripe has it: later than that it counts as dropped.
+      processMeterEvents(world.fake.state)
       world.fake.advance(step * MINUTE_MS)
     }
   }
@@ -66,17 +69,39 @@ async function finalizeInvoices(world: World): Promise<void> {
   if (known.length === drafts.length) finalizeDue(state)
 }
 
+/** How far sealing was turned back for. */
+interface Turning {
+  /** Of usage and corrections, when it was looked at last. */
+  lines: bigint
+  isBack: boolean
+}
+
 /**
  * Stripe's clock is ahead of PostgreSQL's, which dates usage: what was written since the last look lies before the mark
  * up to which hours count as looked through. The product allows for an hour of such lateness and not for days.
+ *
+ * The mark moves only while nobody seals: who had begun before would put it forward again, past what it never saw.
  */
-async function turnBackSealing(world: World, before: bigint): Promise<bigint> {
+async function turnBackSealing(world: World, before: Turning): Promise<Turning> {
   const { sql } = world.direct
   const [row] = await sql<{ lines: bigint }[]>`
     select (select count(*) from usage_event) + (select count(*) from usage_correction) as lines`
   const lines = row?.lines ?? 0n
-  if (lines !== before) await sql`update seal_progress set sealed_to = least(sealed_to, now())`
-  return lines
+  if (lines !== before.lines) {
+    await sql.begin(async (tx) => {
+      await tx`select pg_advisory_xact_lock(hashtext('seal images'))`
+      await tx`select pg_advisory_xact_lock(hashtext('seal items'))`
+      await tx`update seal_progress set sealed_to = least(sealed_to, now())`
+    })
+    return { lines, isBack: true }
+  }
+  if (!before.isBack) return before
+  // The product has looked through the hour in which everything lies; the empty ones up to Stripe's time are a walk.
+  const next = new Date(world.fake.state.nowMs - SEAL_GRACE_SECONDS * 1000)
+  const moved = await sql`
+    update seal_progress set sealed_to = greatest(sealed_to, ${startOfHour(next)}::timestamptz)
+     where meter = 'images' and sealed_to > now() + interval '30 minutes'`
+  return { lines, isBack: moved.count === 0 }
 }
 
 /** A worker that lives is too late with its heartbeat: another takes the job, and the first one goes on. */

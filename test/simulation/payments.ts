@@ -24,7 +24,7 @@ export async function runBuyer(world: World, tenant: Tenant, isOver: () => boole
   await persist(world.journal, 'automatic top-up', () =>
     setAutoTopup(world.db, orgId, { belowMicros: DOLLAR / 10n, amountMicros: 5n * DOLLAR }),
   )
-  for (let turn = 0; turn < 3 && !isOver(); turn++) {
+  for (let turn = 0; turn < 4 && !isOver(); turn++) {
     await persist(
       world.journal,
       'a top-up',
@@ -52,8 +52,8 @@ export async function runBuyer(world: World, tenant: Tenant, isOver: () => boole
   }
   const paid = [...state.intents.values()].filter(({ status }) => status === 'succeeded')
   const [first, second] = random.shuffle(paid)
-  if (first && random.chance(0.4)) refund(state, first.id, first.amount)
-  if (second && random.chance(0.4)) {
+  if (first && random.chance(0.7)) refund(state, first.id, first.amount)
+  if (second && random.chance(0.9)) {
     const dispute = openDispute(state, second.id)
     await wait(200)
     closeDispute(state, dispute, random.chance(0.5) ? 'won' : 'lost')

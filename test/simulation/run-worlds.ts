@@ -36,6 +36,20 @@ export async function openWorldServer() {
   let count = 0
   return {
     url: template.url,
+    /** @throws when its text is no longer in the product's functions */
+    async tryBug(bug: Bug): Promise<void> {
+      if (!bug.seed) return
+      count += 1
+      const database = await cloneDatabase(template.url, {
+        template: template.templateName,
+        name: `bug_${process.pid}_${count}`,
+      })
+      try {
+        await seedBug(database.url, bug.seed)
+      } finally {
+        await database.drop()
+      }
+    },
     /** A world in a database of its own; the bug, if any, is put in before anything happens. */
     async run(
       seed: number,
@@ -48,12 +62,8 @@ export async function openWorldServer() {
         template: template.templateName,
         name: `world_${process.pid}_${count}`,
       })
-      if (bug?.seed) {
-        const db = openDatabase(database.url, { maxConnections: 1 })
-        await bug.seed(db)
-        await closeDatabase(db)
-      }
-      const world = await openWorld({ databaseUrl: database.url, seed, bug })
+      if (bug?.seed) await seedBug(database.url, bug.seed)
+      const world = await openWorld({ databaseUrl: database.url, seed, bug, ledger })
       try {
         const result = await simulate(world, { ordersPerTenant: ORDERS_PER_TENANT })
         if (result.broken.length > 0) await onBroken?.(world)
@@ -62,12 +72,20 @@ export async function openWorldServer() {
         const broken = [`the run itself failed: ${textOf(error)}`]
         return { seed, orders: 0, images: 0, broken }
       } finally {
-        ledger.add(world.ledger.cells())
         await world.close()
         await database.drop()
       }
     },
     close: () => template.close(),
+  }
+}
+
+async function seedBug(url: string, seed: NonNullable<Bug['seed']>): Promise<void> {
+  const db = openDatabase(url, { maxConnections: 1 })
+  try {
+    await seed(db)
+  } finally {
+    await closeDatabase(db)
   }
 }
 

@@ -1,4 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises'
+import { processMeterEvents } from '../support/fake-stripe/metering.ts'
 import { grant, runOperator, runSweeper } from './back-office.ts'
 import { runClients } from './clients.ts'
 import { describeOpen, whatIsOpen } from './drain.ts'
@@ -16,6 +17,7 @@ const SWEEPERS = 2
 const STORM_MS = 10_000
 /** Without faults everything is done in ten sweeps or so. Sweeps and not seconds, as a busy machine takes its time. */
 const DRAIN_SWEEPS = 400
+const MINUTES_PER_SWEEP = 20
 /** The first of them may have begun before the last change. */
 const IDLE_SWEEPS = 3
 
@@ -99,13 +101,18 @@ async function untilJobsEnded(world: World): Promise<void> {
 async function untilDrained(world: World): Promise<void> {
   const last = world.quietSweeps + DRAIN_SWEEPS
   let idleSince = Infinity
+  let sweeps = 0
   while (world.quietSweeps < last && world.journal.broken.length === 0) {
     const open = await whatIsOpen(world)
     if (open.length > 0) idleSince = Infinity
     else if (idleSince === Infinity) idleSince = world.quietSweeps
     else if (world.quietSweeps >= idleSince + IDLE_SWEEPS) return
-    // Stripe's own hours have to pass before it is told and asked.
-    world.fake.advance(10 * 60_000)
+    // Stripe's own hours have to pass before it is told and asked, and not faster than somebody can do so.
+    if (world.quietSweeps > sweeps) {
+      processMeterEvents(world.fake.state)
+      world.fake.advance(MINUTES_PER_SWEEP * 60_000)
+    }
+    sweeps = world.quietSweeps
     await wait(60)
   }
 }

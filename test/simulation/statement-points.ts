@@ -49,6 +49,7 @@ const STATEMENTS: readonly (readonly [text: string, name: string, rate: number])
   ['withdraw_credit(', 'returned payment', 0.3],
   ['refresh_freeze(', 'freeze', 0.15],
   ['insert into invoice ', 'invoice: keep', 0.2],
+  ['fold_balances(', 'balances: fold', 0.2],
   ['with due as materialized', 'delivery: claim', 0.25],
   ['insert into webhook_attempt', 'delivery: log', 0.25],
   ['update webhook_delivery set state', 'delivery: result', 0.25],
@@ -73,7 +74,7 @@ const known = new Map<string, StatementPoint>()
  *
  * @param readBind the parameters' bytes, looked at only where the text alone does not tell
  */
-export function pointOf(sql: string, readBind: () => string): StatementPoint | null {
+export function pointOf(sql: string, readBind: () => string): StatementPoint {
   if (sql.includes('settle_job(')) {
     const bind = readBind()
     const ending = ENDINGS.find(([text]) => bind.includes(text))

@@ -1,4 +1,4 @@
-import type { Fault, FakeStripe } from '../support/fake-stripe/server.ts'
+import type { Fault, FakeStripe, Params } from '../support/fake-stripe/server.ts'
 import type { FaultLedger } from './fault-ledger.ts'
 import type { Random } from './random.ts'
 
@@ -18,6 +18,8 @@ const NAMES: Record<Exclude<Fault, 'none'>, string> = {
   '500-after': '500 after it was applied',
 }
 const RATE = 0.15
+/** Of what a meter takes: an error report says so afterwards. */
+const DROP_RATE = 0.25
 
 /** Lets calls of the API fail as those of a network and of a busy server do. */
 export function strikeStripe(
@@ -25,10 +27,22 @@ export function strikeStripe(
   input: { random: Random; ledger: FaultLedger; isQuiet: () => boolean },
 ): void {
   const { random, ledger, isQuiet } = input
-  fake.fault = ({ method, path }) => {
-    if (isQuiet() || !random.chance(RATE)) return 'none'
-    const kind = random.pick(KINDS)
-    ledger.note(`Stripe ${nameOf(method, path)}`, NAMES[kind])
+  const dropped = new Set<string>()
+  /** One revision of each window: after some more of those the product leaves it to a person. */
+  const drop = (params: Params) => {
+    const { stripe_customer_id: customer } = params.payload as Record<string, string>
+    const window = `${customer} ${String(params.timestamp)}`
+    if (dropped.has(window) || !random.chance(DROP_RATE)) return
+    dropped.add(window)
+    fake.state.rejectLater.add(String(params.identifier))
+    ledger.note('Stripe billing meter_events', 'taken, and dropped later')
+  }
+  fake.fault = ({ method, path, params }) => {
+    if (isQuiet()) return 'none'
+    const kind = random.chance(RATE) ? random.pick(KINDS) : 'none'
+    const isTaken = kind === 'none' || kind === 'lost-answer'
+    if (isTaken && path === '/v1/billing/meter_events') drop(params)
+    if (kind !== 'none') ledger.note(`Stripe ${nameOf(method, path)}`, NAMES[kind])
     return kind
   }
 }

@@ -1,3 +1,6 @@
+import { createReserveQueue } from '../../billing/reserve-queue.ts'
+import type { Reserve } from '../../billing/reserve-queue.ts'
+import { reserveJob } from '../../billing/reserve.ts'
 import { createStripe } from '../../billing/stripe/client.ts'
 import type { StripeDeps } from '../../billing/stripe/client.ts'
 import { setUpStripe } from '../../billing/stripe/setup.ts'
@@ -10,7 +13,6 @@ import type { FakeStripe } from '../support/fake-stripe/server.ts'
 import { createBareKey, createBareTenant } from '../support/jobs.ts'
 import type { Bug } from './bugs.ts'
 import { startDatabaseProxy } from './database-proxy.ts'
-import { createFaultLedger } from './fault-ledger.ts'
 import type { FaultLedger } from './fault-ledger.ts'
 import { createFaultPlan } from './fault-plan.ts'
 import { createJournal } from './journal.ts'
@@ -43,6 +45,8 @@ export interface World {
   readonly bug: Bug | null
   /** The product's way to the database. */
   readonly db: Db
+  /** Some gateway's way to accept a job. */
+  readonly reserve: Reserve
   /** Past the proxy: for what the world does by itself, and for the oracle. */
   readonly direct: Db
   readonly ledger: FaultLedger
@@ -69,10 +73,11 @@ export async function openWorld(input: {
   databaseUrl: string
   seed: number
   bug?: Bug | null
+  /** Where faults are noted, those of other worlds too. */
+  ledger: FaultLedger
 }): Promise<World> {
-  const { databaseUrl, seed, bug = null } = input
-  const ledger = createFaultLedger()
-  const plan = createFaultPlan(seed)
+  const { databaseUrl, seed, bug = null, ledger } = input
+  const plan = createFaultPlan(seed, ledger)
   plan.isQuiet = true
   const isQuiet = () => plan.isQuiet
   let isMonthOver = false
@@ -108,6 +113,7 @@ export async function openWorld(input: {
     seed,
     bug,
     db,
+    reserve: createGateways(db, bug),
     direct,
     ledger,
     journal: createJournal(),
@@ -128,6 +134,17 @@ export async function openWorld(input: {
       await closeDatabase(direct)
       await fake.close()
     },
+  }
+}
+
+/** Two gateways of Node, where calls of an org go together, and one of Workers, where each goes by itself; in turn. */
+function createGateways(db: Db, bug: Bug | null): Reserve {
+  const alone: Reserve = (input) => (bug?.reserve ?? reserveJob)(db, input)
+  const gateways = bug?.reserve ? [alone] : [createReserveQueue(db), createReserveQueue(db), alone]
+  let turn = 0
+  return (input) => {
+    turn += 1
+    return (gateways[turn % gateways.length] ?? alone)(input)
   }
 }
 
