@@ -74,6 +74,7 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'any attempt may capture (zombie)',
+    sign: /was ended by|charged|usage lines|budget/,
     seed: inFunction('settle_job', 'j.attempt <> v_attempt', 'false'),
   },
   {

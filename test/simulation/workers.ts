@@ -17,7 +17,7 @@ const ENGINE_FAILURE_RATE = 0.04
 /** Long enough for a lease to lapse under it: a worker that finishes after its time. */
 const SLOW_RATE = 0.12
 
-/** Ids of workers that were killed: their leases run out. */
+/** Ids of workers that were killed or let go of their job: their leases run out. */
 export type DeadWorkers = Set<string>
 
 /** A place for one worker process after the other, until `isOver`. */
@@ -34,7 +34,8 @@ export async function runWorkers(
     const db = withLife(world.db, life)
     const { pictures, ledger, isQuiet } = world
     const store = createPictureStore({ pictures, life, random, ledger, isQuiet })
-    const engine = createEngine(world, random)
+    let hasDrawn = false
+    const engine = createEngine(world, random, () => void (hasDrawn = true))
     const deps = { db, engine, store, workerId, times: TIMES, log: () => {} }
     while (!life.isOver && !input.isOver()) {
       const message = world.queue.receive(workerId)
@@ -43,8 +44,11 @@ export async function runWorkers(
         continue
       }
       try {
+        hasDrawn = false
         const lease = { signal: nobody.signal, renew: () => {} }
         const end = await runJob(deps, message.jobId, { lease, stop: nobody.signal })
+        // Who draws has claimed the job, and only the last to have done so may end it.
+        if (hasDrawn && end.outcome === 'settled') await checkOwner(world, message.jobId, workerId)
         life.step()
         if (end.outcome === 'settled' || end.outcome === 'gone') world.queue.remove(message)
         else if (end.outcome === 'given_back') world.queue.show(message)
@@ -52,9 +56,19 @@ export async function runWorkers(
         if (!isExpected(error)) {
           world.journal.broken.push(`a worker failed with what no fault explains: ${textOf(error)}`)
         }
+        // It let go of the job without a word. Nobody renews that lease, and the next one here is another worker.
+        break
       }
     }
-    if (life.isOver) input.dead.add(workerId)
+    input.dead.add(workerId)
+  }
+}
+
+async function checkOwner(world: World, jobId: string, workerId: string): Promise<void> {
+  const [job] = await world.direct.sql<{ owner: string | null }[]>`
+    select worker_id as owner from job where id = ${jobId}`
+  if (job?.owner !== workerId) {
+    world.journal.broken.push(`job ${jobId} of ${job?.owner} was ended by ${workerId}`)
   }
 }
 
@@ -86,7 +100,7 @@ export async function readLetters(world: World): Promise<void> {
 let made = 0
 
 /** Makes pictures that differ, in no time, now and then slowly or not at all. */
-function createEngine(world: World, random: Random): Engine {
+function createEngine(world: World, random: Random, onDraw: () => void): Engine {
   return {
     info: {
       model: 'glm-image',
@@ -100,6 +114,7 @@ function createEngine(world: World, random: Random): Engine {
     },
     pid: undefined,
     async generate({ width = 256, height = 256, seed }, hooks) {
+      onDraw()
       hooks?.onProgress?.({ stage: 'denoise', step: 1, steps: 1 } as never)
       if (!world.isQuiet()) {
         await wait(random.chance(SLOW_RATE) ? 400 + random.int(600) : random.int(30))
