@@ -18,7 +18,7 @@ function arrayType(oid: number, toElement: (text: string) => unknown): ArrayType
 
 function toLiteral(list: unknown): string {
   if (!Array.isArray(list)) return String(list)
-  const elements = list.map((element: unknown) =>
+  const elements = list.map((element: string | number | bigint | null) =>
     element === null ? 'NULL' : `"${String(element).replaceAll(/["\\]/g, '\\$&')}"`,
   )
   return `{${elements.join(',')}}`
