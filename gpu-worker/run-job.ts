@@ -12,7 +12,7 @@ import { insist } from './insist.ts'
 import type { Lease } from './lease.ts'
 import { causeOf, makePictures } from './make-pictures.ts'
 import type { ImageResult } from './pipeline/glm-image.ts'
-import { MAX_RECEIVES } from './settings.ts'
+import { MAX_RECEIVES, retrySecondsAfter } from './settings.ts'
 import type { PictureStore } from './store.ts'
 
 export interface JobTimes {
@@ -172,8 +172,8 @@ async function endFailed(attempt: Attempt, error: unknown): Promise<JobEnd> {
 function retryLater(attempt: Attempt, failure: { code: string; message: string }): Promise<JobEnd> {
   const { job, times } = attempt
   attempt.log({ level: 'warn', event: 'attempt_failed', job: job.id, ...failure })
-  if (job.failedAttempts + 1 >= MAX_RECEIVES) return settleOwn(attempt, exhaustedOutcome())
-  const againSeconds = times.retrySeconds[job.failedAttempts] ?? times.retrySeconds.at(-1) ?? 0
+  const againSeconds = retrySecondsAfter(job.failedAttempts, times.retrySeconds)
+  if (againSeconds === null) return settleOwn(attempt, exhaustedOutcome())
   return giveBack(attempt, { countFailure: true, againSeconds, code: failure.code })
 }
 

@@ -24,3 +24,17 @@ export const RETRY_DELAYS_SECONDS: readonly number[] = [5, 30]
 export const REST_SECONDS: readonly number[] = [1, 2, 4, 8, 15, 30, 60]
 /** Progress is written at most this often. */
 export const PROGRESS_INTERVAL_MS = 1_000
+
+/**
+ * What follows a failed attempt: the pause before the next, by the number of failures before this one; the last one
+ * repeats.
+ *
+ * @returns null when this failure ends the job
+ */
+export function retrySecondsAfter(
+  failuresBefore: number,
+  delays: readonly number[] = RETRY_DELAYS_SECONDS,
+): number | null {
+  if (failuresBefore + 1 >= MAX_RECEIVES) return null
+  return delays[failuresBefore] ?? delays.at(-1) ?? 0
+}
