@@ -1,7 +1,7 @@
 import type { Db } from '../db/client.ts'
 import { toStoredInput } from '../db/input-images.ts'
 import type { InputImage } from '../db/input-images.ts'
-import { isOutcomeUnknown } from '../db/outage.ts'
+import { codeOf, isOutcomeUnknown } from '../db/outage.ts'
 import type { JobState } from '../db/job-state.ts'
 import type { PriceQuote } from './price.ts'
 
@@ -153,7 +153,7 @@ async function callReserve(db: Db, document: string): Promise<WireResult[]> {
 
 /** An equal call was accepted between look and write; the next look sees it. */
 function isConflict(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === '40001'
+  return codeOf(error) === '40001'
 }
 
 function toDocument({ job, price }: ReserveInput): string {
@@ -200,9 +200,13 @@ type WireResult =
       inflight?: number | null
       max_inflight?: number | null
     }
-  | { ok: false; reason: 'key_inactive' | 'org_frozen' }
   /** An equal call of the same batch was accepted. */
   | { ok: false; reason: 'repeated' }
+  | WireRefusal
+
+/** A refusal as the database says it. */
+export type WireRefusal =
+  | { ok: false; reason: 'key_inactive' | 'org_frozen' }
   | { ok: false; reason: 'idempotency_mismatch'; job_id: string }
   | {
       ok: false
@@ -225,20 +229,21 @@ type WireResult =
 
 /** Null where the answer is that of the same call made again. */
 function toResult(wire: WireResult): ReserveResult | null {
-  if (wire.ok) {
-    const { inflight, max_inflight: maxInflight, outbox_id: outboxId } = wire
-    return {
-      ok: true,
-      jobId: wire.job_id,
-      replayed: wire.replayed,
-      state: wire.state,
-      outboxId: outboxId === null ? null : BigInt(outboxId),
-      places: inflight == null || maxInflight == null ? null : { inflight, maxInflight },
-    }
+  if (!wire.ok) return wire.reason === 'repeated' ? null : toRefusal(wire)
+  const { inflight, max_inflight: maxInflight, outbox_id: outboxId } = wire
+  return {
+    ok: true,
+    jobId: wire.job_id,
+    replayed: wire.replayed,
+    state: wire.state,
+    outboxId: outboxId === null ? null : BigInt(outboxId),
+    places: inflight == null || maxInflight == null ? null : { inflight, maxInflight },
   }
+}
+
+/** The same in the words of this side. */
+export function toRefusal(wire: WireRefusal): ReserveRefusal {
   switch (wire.reason) {
-    case 'repeated':
-      return null
     case 'key_inactive':
     case 'org_frozen':
       return { ok: false, reason: wire.reason }

@@ -1,4 +1,5 @@
 import { isId } from './ids.ts'
+import { JOB_DEADLINE_SECONDS } from './job-state.ts'
 
 /** A picture that a job works from. */
 export interface InputImage {
@@ -24,7 +25,7 @@ export interface StoredInput {
  * The longest that the store keeps an input: no job lives longer than the day of a batch job, so that whatever
  * is older belongs to none that could still use it.
  */
-export const INPUT_LIFE_SECONDS = 2 * 86_400
+export const INPUT_LIFE_SECONDS = 2 * JOB_DEADLINE_SECONDS.batch
 
 const KEY_FORM = /^inputs\/(job_[0-9a-z]+)\/[0-9]{1,2}-[0-9a-f]{64}\.(png|jpeg|webp)$/
 

@@ -16,6 +16,9 @@ export const TRANSITIONS: Readonly<Record<JobState, readonly JobState[]>> = {
   expired: [],
 }
 
+/** How long a job may live, by priority: unfinished by then it is expired and costs nothing. */
+export const JOB_DEADLINE_SECONDS = { standard: 3_600, batch: 86_400 } as const
+
 export type TerminalState = 'succeeded' | 'failed' | 'canceled' | 'expired'
 
 /** Whether nothing can happen to the job any more. */

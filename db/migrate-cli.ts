@@ -59,7 +59,11 @@ async function applyFunctions(db: Db): Promise<void> {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const url = process.env.DATABASE_URL
-  if (!url) {
+  if (process.argv.includes('--help')) {
+    console.log(
+      'Usage: npm run db:migrate\n\nBrings the database of DATABASE_URL to the newest schema.',
+    )
+  } else if (!url) {
     console.error('DATABASE_URL is not set: postgres://user:password@host:5432/database')
     process.exitCode = 1
   } else {

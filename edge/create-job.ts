@@ -4,7 +4,7 @@ import type { NewJob, ReserveResult } from '../billing/reserve.ts'
 import { toHex } from '../db/derive.ts'
 import { createId } from '../db/ids.ts'
 import type { InputImage } from '../db/input-images.ts'
-import { isTerminal } from '../db/job-state.ts'
+import { JOB_DEADLINE_SECONDS, isTerminal } from '../db/job-state.ts'
 import { findJob, isKnownCall } from '../db/jobs.ts'
 import type { JobRow } from '../db/jobs.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
@@ -60,9 +60,6 @@ export interface CreatedJob {
   /** Unfinished jobs and their limit where the fewest places are left; null without a limit and for a repeat. */
   places: { inflight: number; maxInflight: number } | null
 }
-
-/** A job that found no worker in this time is expired and costs nothing. */
-const JOB_DEADLINE_SECONDS = { standard: 3_600, batch: 86_400 } as const
 
 /**
  * Accepts an order: price, reservation and job row in one database round trip, then the doorbell.

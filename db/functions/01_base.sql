@@ -42,6 +42,12 @@ BEGIN
   RETURN prefix || '_' || made;
 END $$;
 
+-- The endpoints of an org that want events of a type. Stands where it is called, as a view would.
+CREATE OR REPLACE FUNCTION endpoints_for(p_org text, p_type text) RETURNS SETOF webhook_endpoint LANGUAGE sql STABLE AS $$
+  SELECT * FROM webhook_endpoint
+   WHERE org_id = p_org AND enabled AND deleted_at IS NULL AND (event_types = '{}' OR p_type = ANY (event_types))
+$$;
+
 -- The start of the calendar day or month, in UTC, in which an instant lies.
 CREATE OR REPLACE FUNCTION period_of(p_kind text, p_at timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
   SELECT date_trunc(p_kind, p_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'

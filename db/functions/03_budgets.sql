@@ -221,8 +221,7 @@ CREATE OR REPLACE FUNCTION alert_thresholds(p_org text, p_budgets text[]) RETURN
   )
   INSERT INTO webhook_delivery (id, event_id, org_id, endpoint_id, url, state)
   SELECT new_id('whd'), event.id, p_org, e.id, e.url, 'pending'
-    FROM event JOIN webhook_endpoint e ON e.org_id = p_org
-   WHERE e.enabled AND e.deleted_at IS NULL AND (e.event_types = '{}' OR event.type = ANY (e.event_types))
+    FROM event, endpoints_for(p_org, event.type) AS e
 $$;
 
 ALTER FUNCTION set_budget(text, text, jsonb) SET search_path = public, pg_temp;

@@ -77,6 +77,31 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Why a reservation of this amount would be refused now by a limit or a freeze; null when neither speaks against it. A
+-- look without locks that holds nothing.
+CREATE OR REPLACE FUNCTION foresee_refusal(p_key text, p_team text, p_org text, p_amount bigint) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  v_rows budget[];
+  v_months int[];
+  v_days int[];
+  v_refusal jsonb;
+  k int;
+BEGIN
+  SELECT budgets, months, days INTO v_rows, v_months, v_days
+    FROM read_levels(ARRAY['key', 'team', 'org'], ARRAY[p_key, p_team, p_org], false);
+  FOR l IN 1..3 LOOP
+    FOREACH k IN ARRAY ARRAY[l, v_months[l], v_days[l]] LOOP
+      CONTINUE WHEN k IS NULL;
+      v_refusal := budget_refusal(v_rows[k], p_amount);
+      IF v_refusal IS NOT NULL THEN RETURN v_refusal; END IF;
+    END LOOP;
+  END LOOP;
+  IF EXISTS (SELECT 1 FROM org WHERE id = p_org AND frozen_at IS NOT NULL) THEN
+    RETURN '{"ok": false, "reason": "org_frozen"}';
+  END IF;
+  RETURN NULL;
+END $$;
+
 -- Accepts jobs: job, hold on every level, reservation, ledger hold and outbox row of each, or a refusal that leaves
 -- nothing behind, one after the other as if each had been a call of its own; one round trip, one commit. Safe to
 -- repeat under the same job ids: who lost the answer calls again and is told of the jobs that were made.

@@ -38,9 +38,7 @@ BEGIN
   INSERT INTO webhook_event (id, org_id, type, subject_id, payload)
   VALUES (v_event, j.org_id, p_payload->>'type', j.id, p_payload);
   INSERT INTO webhook_delivery (id, event_id, org_id, endpoint_id, url, state)
-  SELECT new_id('whd'), v_event, j.org_id, e.id, e.url, 'pending' FROM webhook_endpoint e
-   WHERE e.org_id = j.org_id AND e.enabled AND e.deleted_at IS NULL
-     AND (e.event_types = '{}' OR p_payload->>'type' = ANY (e.event_types));
+  SELECT new_id('whd'), v_event, j.org_id, e.id, e.url, 'pending' FROM endpoints_for(j.org_id, p_payload->>'type') AS e;
   IF j.webhook_url IS NOT NULL THEN
     INSERT INTO webhook_delivery (id, event_id, org_id, endpoint_id, url, state)
     VALUES (new_id('whd'), v_event, j.org_id, NULL, j.webhook_url, 'pending');

@@ -203,8 +203,7 @@ BEGIN
   SELECT settlement_mode, frozen_reason INTO v_mode, v_current FROM org WHERE id = p_org FOR NO KEY UPDATE;
   v_reason := CASE
     WHEN EXISTS (SELECT 1 FROM dispute WHERE org_id = p_org AND state = 'open') THEN 'disputed_payment'
-    WHEN v_mode = 'prepaid' AND (SELECT coalesce(sum(amount_micros), 0) FROM ledger_entry
-      WHERE account_id = 'receivable:' || p_org AND phase = 'posted') > 0 THEN 'returned_payment'
+    WHEN v_mode = 'prepaid' AND owed_micros(p_org) > 0 THEN 'returned_payment'
     WHEN EXISTS (SELECT 1 FROM invoice WHERE org_id = p_org
       AND (state = 'uncollectible' OR (state = 'open' AND problem = 'overdue'))) THEN 'unpaid_invoice' END;
   IF v_reason IS NULL AND v_current IN ('disputed_payment', 'returned_payment', 'unpaid_invoice') THEN

@@ -1,7 +1,9 @@
+import { JOB_DEADLINE_SECONDS } from '../../db/job-state.ts'
 import { ATTEMPT_SECONDS } from '../../gpu-worker/settings.ts'
 import { readArrivals } from './arrivals-file.ts'
 import { drawArrivals, floodsOf, toArrivals } from './arrivals.ts'
 import type { Arrivals } from './arrivals.ts'
+import { SILENCE_SECONDS } from './fair-queue.ts'
 import type { SimulateOptions } from './options.ts'
 import {
   BACKLOG_TARGET_SECONDS,
@@ -13,8 +15,6 @@ import type { SimulationConfig } from './world.ts'
 
 /** A Monday, so that floors by weekday would begin with a working week. */
 const START_MS = Date.UTC(2026, 0, 5)
-/** As the gateway sets it for jobs that are not batch (`JOB_DEADLINE_SECONDS` in `edge/create-job.ts`). */
-export const DEADLINE_SECONDS = 3_600
 /** Third parties put H100 spot at 50 to 65 % below on demand. */
 const SPOT_PRICE_SHARE = 0.4
 /** And its life in busy regions at two to four hours. */
@@ -23,7 +23,7 @@ const SPOT_LIFE_SECONDS = 3 * 3_600
  * Within which an automatic cap lets the fleet work off one tenant's jobs: the queue takes a tenant that has sent
  * nothing for five minutes for a quiet one, and what is left of a flood then goes before all that is younger.
  */
-const CAP_DRAIN_SECONDS = 300
+const CAP_DRAIN_SECONDS = SILENCE_SECONDS
 
 /** What is simulated: the options over the product's own numbers. @param readText of the file of arrivals */
 export function configOf(
@@ -48,7 +48,7 @@ export function configOf(
     startMs: START_MS,
     isFair: options.isFair,
     tenantCap: capOf(options, arrivals),
-    deadlineSeconds: DEADLINE_SECONDS,
+    deadlineSeconds: JOB_DEADLINE_SECONDS.standard,
     attemptSeconds: ATTEMPT_SECONDS,
     spotShare: options.spotShare,
     spotPricePerGpuHour: pricePerGpuHour * SPOT_PRICE_SHARE,

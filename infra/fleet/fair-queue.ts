@@ -18,7 +18,7 @@ export interface FairQueue {
 /** Both shares are a tenth, by the published page, where they are called approximate. */
 const NOISY_SHARE = 0.1
 const NOISY_IN_FLIGHT = 30
-const SILENCE_SECONDS = 300
+export const SILENCE_SECONDS = 300
 /** How recent is recent is not published; as long as the silence after which a tenant is forgiven. */
 const MEMORY_SECONDS = 300
 
