@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url'
 import { closeDatabase, openDatabase } from '../db/client.ts'
 import type { Db } from '../db/client.ts'
 import { readTrialBalance } from './balances.ts'
+import { UsageError, readDatabaseUrl } from './command-line.ts'
 import { formatUsd } from './money.ts'
 import { compareBooks, rebuildBalances } from './reconcile/books.ts'
 import type { BooksReport } from './reconcile/books.ts'
@@ -38,9 +39,6 @@ interface Options {
   isJson: boolean
 }
 
-/** What is wrong with the command, for a person to read. */
-class CommandError extends Error {}
-
 function readOptions(): Options | null {
   const { values } = parseArgs({
     options: {
@@ -53,12 +51,8 @@ function readOptions(): Options | null {
     },
   })
   if (values.help) return null
-  const url = process.env.DATABASE_URL
-  if (!url) {
-    throw new CommandError('DATABASE_URL is not set: postgres://user:password@host:5432/database')
-  }
   return {
-    url,
+    url: readDatabaseUrl(process.env.DATABASE_URL),
     graceSeconds: toNumber('--grace-minutes', values['grace-minutes']) * 60,
     stripeDays: toNumber('--stripe-days', values['stripe-days']),
     isRebuild: values.rebuild,
@@ -68,8 +62,7 @@ function readOptions(): Options | null {
 }
 
 function toNumber(name: string, text: string): number {
-  if (!/^\d{1,5}$/.test(text))
-    throw new CommandError(`${name} must be a whole number, not "${text}"`)
+  if (!/^\d{1,5}$/.test(text)) throw new UsageError(`${name} must be a whole number, not "${text}"`)
   return Number(text)
 }
 
@@ -165,9 +158,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
     process.exitCode = await main()
   } catch (error) {
-    console.error(
-      error instanceof CommandError ? `${error.message}\n\n${USAGE}` : toSentence(error),
-    )
+    console.error(error instanceof UsageError ? `${error.message}\n\n${USAGE}` : toSentence(error))
     process.exitCode = 2
   }
 }

@@ -15,25 +15,45 @@ import type { FocusVersion } from './statement/focus-columns.ts'
 import { parseMonth } from './statement/month.ts'
 import type { StatementScope } from './statement/rows.ts'
 
-const USAGE = `npm run statement -- --org ID --month 2026-11 [--team ID] [--format json|csv|html|focus]
-                     [--focus-version 1.4|1.2] [--provider NAME] [--close] [--out FILE]`
+const USAGE = `Usage: npm run statement -- --org ID --month 2026-11 [--team ID] [--format json|csv|html|focus]
+                            [--focus-version 1.4|1.2] [--provider NAME] [--close] [--out FILE]
+
+Prints the statement of an organisation, or of one team of it, for a calendar month (UTC). Reads DATABASE_URL.
+
+  --close     closes the month first: from then on its bytes never change
+  --provider  who is named as provider in FOCUS
+  --out       writes the file whole or not at all; else it goes to standard output`
 /** Sums over a month of a large org take longer than a request may. */
 const STATEMENT_TIMEOUT_MS = 300_000
 
-const { values } = parseArgs({
-  options: {
-    org: { type: 'string' },
-    team: { type: 'string' },
-    month: { type: 'string' },
-    format: { type: 'string', default: 'json' },
-    'focus-version': { type: 'string', default: '1.4' },
-    provider: { type: 'string' },
-    close: { type: 'boolean', default: false },
-    out: { type: 'string' },
-  },
-})
+function readOptions() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        org: { type: 'string' },
+        team: { type: 'string' },
+        month: { type: 'string' },
+        format: { type: 'string', default: 'json' },
+        'focus-version': { type: 'string', default: '1.4' },
+        provider: { type: 'string' },
+        close: { type: 'boolean', default: false },
+        out: { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
+    })
+    return values
+  } catch (cause) {
+    const text = cause instanceof Error ? cause.message : String(cause)
+    throw new UsageError(`${text}\n\n${USAGE}`, { cause })
+  }
+}
 
 async function main(): Promise<void> {
+  const values = readOptions()
+  if (values.help) {
+    console.log(USAGE)
+    return
+  }
   const month = parseMonth(values.month ?? '')
   const { org, format, out, provider } = values
   const version = values['focus-version']

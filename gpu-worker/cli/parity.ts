@@ -31,8 +31,12 @@ const COMPARISONS = new Map([
 
 const [dir, ...rest] = process.argv.slice(2)
 if (dir === undefined || dir.startsWith('-') || rest.length > 0) {
-  console.error(USAGE)
-  process.exitCode = dir === '--help' ? 0 : EXIT_USAGE
+  if (dir === '--help') {
+    console.log(USAGE)
+  } else {
+    console.error(USAGE)
+    process.exitCode = EXIT_USAGE
+  }
 } else {
   try {
     process.exitCode = (await run(resolve(CALLER_FOLDER, dir))) ? 0 : 1

@@ -1,10 +1,10 @@
 /** A stream of numbers that is the same for the same seed and name; mulberry32. */
 export interface Random {
   /** Uniform in [0, 1). */
-  next(): number
-  exponential(mean: number): number
+  readonly next: () => number
+  readonly exponential: (mean: number) => number
   /** Log-normal. @param spread standard deviation over mean */
-  spread(mean: number, spread: number): number
+  readonly spread: (mean: number, spread: number) => number
 }
 
 /** Each name has a stream of its own, so that one thing's draws do not move another's. */

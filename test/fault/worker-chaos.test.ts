@@ -1,6 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { restageDispatch } from '../../db/outbox.ts'
+import { createRandom } from '../../infra/fleet/random.ts'
 import { openFloor } from '../support/floor.ts'
 import type { Floor } from '../support/floor.ts'
 import { until } from '../support/worker.ts'
@@ -21,17 +22,6 @@ beforeAll(async () => {
 })
 afterEach(() => floor.clear())
 afterAll(() => floor.close())
-
-/** Numbers from 0 to 1; mulberry32. */
-function createRandom(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let bits = Math.imul(state ^ (state >>> 15), 1 | state)
-    bits = (bits + Math.imul(bits ^ (bits >>> 7), 61 | bits)) ^ bits
-    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32
-  }
-}
 
 /** Keeps one worker at work and kills it, or freezes it for a while, at random times. */
 async function runSlot(
@@ -67,7 +57,7 @@ async function thawAndEnd(worker: TestProcess): Promise<void> {
 }
 
 test(`workers killed and frozen at random lose no job and charge none twice (seed ${SEED})`, async () => {
-  const random = createRandom(SEED)
+  const random = createRandom(SEED, 'chaos').next
   const counts = Array.from({ length: JOBS }, () => 1 + Math.floor(random() * 3))
   const jobIds: string[] = []
   for (const n of counts) jobIds.push(await floor.newJob({ n, width: 256, height: 256 }))

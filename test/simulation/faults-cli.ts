@@ -1,12 +1,3 @@
-/**
- * Lets faults fire at everything that moves money, and says how many did and what came of it.
- *
- *   npm run faults -- [--runs 20] [--seed 1] [--faults N] [--minutes M] [--parallel 6] [--out FILE]
- *   npm run faults -- --bugs [--seed 1]      how soon it finds mistakes that are put in on purpose
- *   npm run faults -- --kill 100 [--seed 1]  SIGKILL of real processes in place of simulated faults
- *
- * Ends with 1 when a charge was lost or doubled or any other rule was broken.
- */
 import { writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { BUGS } from './bugs.ts'
@@ -16,6 +7,16 @@ import { createReport, toText } from './fault-report.ts'
 import { runKills } from './process-kills.ts'
 import { openWorldServer, runWorlds } from './run-worlds.ts'
 import type { WorldsResult } from './run-worlds.ts'
+
+const USAGE = `Usage: npm run faults -- [--runs 20] [--seed 1] [--faults N] [--minutes M] [--parallel 6] [--out FILE]
+       npm run faults -- --bugs [--seed 1]
+       npm run faults -- --kill 100 [--seed 1]
+
+Lets faults fire at everything that moves money, and says how many did and what came of it. Ends with 1 when a charge was
+lost or doubled or any other rule was broken.
+
+  --bugs  how soon it finds mistakes that are put in on purpose
+  --kill  SIGKILL of so many real processes in place of simulated faults`
 
 const { values } = parseArgs({
   options: {
@@ -27,15 +28,20 @@ const { values } = parseArgs({
     kill: { type: 'string' },
     bugs: { type: 'boolean', default: false },
     out: { type: 'string' },
+    help: { type: 'boolean', default: false },
   },
 })
+if (values.help) {
+  console.log(USAGE)
+  process.exit(0)
+}
 const seed = Number(values.seed)
 const parallel = Number(values.parallel)
 const isBounded = values.faults !== undefined || values.minutes !== undefined
 const maxRuns = Number(values.runs ?? (isBounded ? Infinity : 20))
 const command = `npm run faults -- ${process.argv.slice(2).join(' ')}`
 
-// As the gateway does: the driver has promises of its own that nobody awaits. What is no fault's work is a finding.
+// A promise that nobody awaits and that is no fault's work is a finding.
 const strays: string[] = []
 process.on('unhandledRejection', (reason) => {
   if (!isExpected(reason)) strays.push(textOf(reason))
