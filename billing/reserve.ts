@@ -134,6 +134,11 @@ export async function findReplay(
 
 /** Tries of one call; the last error is the caller's. */
 const MAX_TRIES = 3
+/**
+ * Before a lost answer is asked for again. A server that goes away closes all connections of a pool, which then hands out
+ * the next dead one for a moment.
+ */
+const PAUSE_MS = 50
 
 async function callReserve(db: Db, document: string): Promise<WireResult[]> {
   for (let tries = 1; ; tries++) {
@@ -142,11 +147,10 @@ async function callReserve(db: Db, document: string): Promise<WireResult[]> {
         select reserve_jobs(${document}::text::jsonb) as results`
       return row?.results ?? []
     } catch (error) {
-      // An answer that was lost is asked for once more, and so is one that an equal call came between.
-      const mayRepeat = isConflict(error)
-        ? tries < MAX_TRIES
-        : tries === 1 && isOutcomeUnknown(error)
-      if (!mayRepeat) throw error
+      // One that an equal call came between is asked for again, and so is an answer that was lost, once.
+      if (isConflict(error) && tries < MAX_TRIES) continue
+      if (tries > 1 || !isOutcomeUnknown(error)) throw error
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS))
     }
   }
 }
