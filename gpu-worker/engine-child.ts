@@ -4,7 +4,12 @@ import { once } from 'node:events'
 
 import { EngineError } from './engine-error.ts'
 import type { EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
-import type { GenerateHooks, ImageRequest, ImageResult, ModelInfo } from './pipeline/glm-image.ts'
+import type {
+  GenerateHooks,
+  ImageRequest,
+  ImageResult,
+  ModelInfo,
+} from './pipeline/image-request.ts'
 
 export interface EngineTimes {
   /** Opening a checkpoint: on a card every weight is copied there. */
@@ -85,7 +90,7 @@ function createChild(parts: {
     info,
     pid: child.pid,
     isAlive,
-    async generate(request, { signal, onProgress }) {
+    async generate(request, { signal, onProgress, onTokens }) {
       lastCallId += 1
       const callId = lastCallId
       let killTimer: NodeJS.Timeout | undefined
@@ -98,6 +103,7 @@ function createChild(parts: {
         silenceMs: times.stallTimeoutMs,
         read(report) {
           if (report.type === 'progress') onProgress?.(report.progress)
+          if (report.type === 'tokens') onTokens?.(report.tokens)
           return report.type === 'result' ? report.result : null
         },
       })

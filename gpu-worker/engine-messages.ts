@@ -1,5 +1,5 @@
 import type { EngineErrorCode } from './engine-error.ts'
-import type { ImageRequest, ImageResult, ModelInfo, Progress } from './pipeline/glm-image.ts'
+import type { ImageRequest, ImageResult, ModelInfo, Progress } from './pipeline/image-request.ts'
 import type { Provider } from './pipeline/session.ts'
 
 /** What a child needs to open a model. */
@@ -22,10 +22,11 @@ export type EngineCommand =
   | { type: 'cancel'; callId: number }
   | { type: 'close' }
 
-/** Child to parent. Exactly one `result` or `failed` answers each `generate`. */
+/** Child to parent. Exactly one `result` or `failed` answers each `generate`; at most one `tokens` comes before. */
 export type EngineReport =
   | { type: 'ready'; callId: null; info: ModelInfo }
   | { type: 'progress'; callId: number; progress: Progress }
+  | { type: 'tokens'; callId: number; tokens: Int32Array }
   | { type: 'result'; callId: number; result: ImageResult }
   | { type: 'failed'; callId: number | null; failure: EngineFailure }
 

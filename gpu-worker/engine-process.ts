@@ -1,7 +1,8 @@
 import { toEngineError } from './engine-error.ts'
 import type { EngineFailure, EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
 import { openPipeline } from './pipeline/glm-image.ts'
-import type { ImageRequest, Pipeline } from './pipeline/glm-image.ts'
+import type { Pipeline } from './pipeline/glm-image.ts'
+import type { ImageRequest } from './pipeline/image-request.ts'
 
 /**
  * The child that holds the model. onnxruntime blocks its event loop during every run; a crash in native code ends
@@ -51,6 +52,7 @@ async function generate(callId: number, request: ImageRequest): Promise<void> {
     const result = await pipeline.generate(request, {
       signal: controller.signal,
       onProgress: (progress) => send({ type: 'progress', callId, progress }),
+      onTokens: (tokens) => send({ type: 'tokens', callId, tokens }),
     })
     send({ type: 'result', callId, result })
   } catch (error) {

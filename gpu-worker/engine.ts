@@ -3,7 +3,12 @@ import type { EngineTimes } from './engine-child.ts'
 import { EngineError } from './engine-error.ts'
 import { MAX_IMAGES_BYTES } from './engine-messages.ts'
 import type { EngineModel } from './engine-messages.ts'
-import type { GenerateHooks, ImageRequest, ImageResult, ModelInfo } from './pipeline/glm-image.ts'
+import type {
+  GenerateHooks,
+  ImageRequest,
+  ImageResult,
+  ModelInfo,
+} from './pipeline/image-request.ts'
 
 export { EngineError } from './engine-error.ts'
 

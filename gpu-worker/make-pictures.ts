@@ -1,9 +1,10 @@
 import { isOutage } from '../db/outage.ts'
 import { recordOutput } from '../db/job-claims.ts'
+import { keepTokens, readTokens } from '../db/job-tokens.ts'
 import { EngineError } from './engine.ts'
 import { InputGoneError, readInputs } from './inputs.ts'
 import { insist } from './insist.ts'
-import type { ImageResult } from './pipeline/glm-image.ts'
+import type { ImageResult } from './pipeline/image-request.ts'
 import type { Attempt } from './run-job.ts'
 import { objectKeyOf } from './store.ts'
 
@@ -21,10 +22,12 @@ class StoreError extends Error {
 export async function makePictures(attempt: Attempt): Promise<'done' | 'superseded'> {
   const { job, outputs, signal } = attempt
   const images = await fetchInputs(attempt)
+  const written = await findTokens(attempt)
   for (let idx = 0; idx < job.n; idx++) {
     if (outputs.some((output) => output.idx === idx)) continue
     signal.throwIfAborted()
-    const result = await generate(attempt, idx, images)
+    const tokens = written.get(idx)
+    const result = await generate(attempt, idx, { images, ...(tokens && { tokens }) })
     if (!(await keep(attempt, idx, result))) return 'superseded'
     attempt.made.push(result)
     attempt.onStored()
@@ -74,7 +77,18 @@ async function fetchInputs(attempt: Attempt): Promise<Uint8Array[]> {
   }
 }
 
-async function generate(attempt: Attempt, idx: number, images: Uint8Array[]): Promise<ImageResult> {
+/** What earlier attempts wrote before something ended them. */
+async function findTokens(attempt: Attempt): Promise<ReadonlyMap<number, Int32Array>> {
+  const { db, job, engine } = attempt
+  if (job.attempt === 1) return new Map()
+  return await readTokens(db, { jobId: job.id, weightsHash: engine.info.weightsHash })
+}
+
+async function generate(
+  attempt: Attempt,
+  idx: number,
+  { images, tokens }: { images: Uint8Array[]; tokens?: Int32Array },
+): Promise<ImageResult> {
   const { engine, job, signal, note } = attempt
   const request = {
     // The prompt is taken away only from finished jobs.
@@ -86,9 +100,31 @@ async function generate(attempt: Attempt, idx: number, images: Uint8Array[]): Pr
     ...(job.steps === null ? {} : { steps: job.steps }),
     ...(job.guidanceScale === null ? {} : { guidanceScale: job.guidanceScale }),
     ...(images.length === 0 ? {} : { images }),
+    ...(tokens && { tokens }),
   }
   const onProgress = (progress: object) => note({ ...progress, image: idx })
-  return untilStopped(engine.generate(request, { signal, onProgress }), signal)
+  let keeping = Promise.resolve()
+  const onTokens = (own: Int32Array) => {
+    keeping = keepForLater(attempt, idx, own)
+  }
+  const hooks = { signal, onProgress, onTokens }
+  try {
+    return await untilStopped(engine.generate(request, hooks), signal)
+  } finally {
+    // A job that was given back takes no tokens any more.
+    await keeping
+  }
+}
+
+/** The painter goes on meanwhile. Tokens that cannot be kept only cost another attempt the writing. */
+async function keepForLater(attempt: Attempt, idx: number, tokens: Int32Array): Promise<void> {
+  const { db, job, engine, log } = attempt
+  const { weightsHash } = engine.info
+  try {
+    await keepTokens(db, { jobId: job.id, attempt: job.attempt, idx, weightsHash, tokens })
+  } catch (error) {
+    log({ level: 'warn', event: 'tokens_not_kept', job: job.id, error: String(error) })
+  }
 }
 
 /** A leaving worker does not wait for the engine to notice; in all other cases the engine must be idle again. */

@@ -7,7 +7,7 @@ import { readSize, servingSchema } from './model/serving.ts'
 import { checkRequest } from './pipeline/check-request.ts'
 import type { CheckedRequest } from './pipeline/check-request.ts'
 import { encodeFile } from './pipeline/encode.ts'
-import type { GenerateHooks, ImageResult, ModelInfo } from './pipeline/glm-image.ts'
+import type { GenerateHooks, ImageResult, ModelInfo } from './pipeline/image-request.ts'
 import { toCall, toRefusal } from './remote-call.ts'
 
 export interface RemoteTimes {

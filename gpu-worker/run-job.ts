@@ -11,7 +11,7 @@ import { removeInputs } from './inputs.ts'
 import { insist } from './insist.ts'
 import type { Lease } from './lease.ts'
 import { causeOf, makePictures } from './make-pictures.ts'
-import type { ImageResult } from './pipeline/glm-image.ts'
+import type { ImageResult } from './pipeline/image-request.ts'
 import { MAX_RECEIVES, retrySecondsAfter } from './settings.ts'
 import type { PictureStore } from './store.ts'
 

@@ -166,6 +166,7 @@ BEGIN
                  error_code = input->>'error_code', error_message = input->>'error_message',
                  run_info = input->'run_info'
    WHERE id = j.id;
+  DELETE FROM job_tokens WHERE job_id = j.id;
   PERFORM stage_job_event(j, jsonb_build_object('type', 'job.' || v_state, 'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
     'data', jsonb_build_object('job_id', j.id, 'state', v_state, 'delivered', v_delivered,
       'billed', v_captured > 0, 'billed_reason', v_reason, 'request_id', j.caller_fields->'request_id')));

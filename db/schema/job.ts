@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm'
 import {
   bigint,
   check,
+  customType,
   index,
   integer,
   jsonb,
@@ -13,6 +14,8 @@ import {
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
 import type { StoredInput } from '../input-images.ts'
+
+const bytea = customType<{ data: Uint8Array }>({ dataType: () => 'bytea' })
 
 /** What a worker last announced about the model it serves; the gateway's size rules come from here. */
 export const model = pgTable('model', {
@@ -129,6 +132,23 @@ export const jobOutput = pgTable(
     storedAt: timestamp('stored_at', { withTimezone: true }).notNull().defaultNow(),
     /** Set by the deletion call before it removes the object; from then on nobody is served. */
     deletedAt: timestamp('deleted_at', { withTimezone: true }),
+  },
+  (t) => [primaryKey({ columns: [t.jobId, t.idx] })],
+)
+
+/**
+ * The visual tokens of a picture that is not finished, so that another attempt begins at the painter. They say what the
+ * picture shows: the settlement that ends the job removes them in its own transaction.
+ */
+export const jobTokens = pgTable(
+  'job_tokens',
+  {
+    jobId: text('job_id').notNull(),
+    idx: integer().notNull(),
+    /** Of the model that wrote them; to another one they mean nothing. */
+    weightsHash: text('weights_hash').notNull(),
+    /** One int32, little-endian, per cell of the layout, row-major. */
+    tokens: bytea().notNull(),
   },
   (t) => [primaryKey({ columns: [t.jobId, t.idx] })],
 )

@@ -1,6 +1,6 @@
 import type { WriteStream } from 'node:tty'
 
-import type { Progress } from '../pipeline/glm-image.ts'
+import type { Progress } from '../pipeline/image-request.ts'
 
 /** Width of the bar and of the stage's name, in columns; a line stays below 80. */
 const BAR_COLUMNS = 30

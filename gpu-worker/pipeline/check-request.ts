@@ -2,7 +2,7 @@ import { EngineError } from '../engine-error.ts'
 import { MAX_GUIDANCE, MAX_STEPS, sizeProblem } from '../model/serving.ts'
 import type { SizeRules } from '../model/serving.ts'
 import { IMAGE_FORMATS } from './encode.ts'
-import type { ImageRequest } from './glm-image.ts'
+import type { ImageRequest } from './image-request.ts'
 import { extractGlyphTexts, toGlyphIds } from './glyph.ts'
 import type { Size } from './source-grid.ts'
 

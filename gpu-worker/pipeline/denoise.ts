@@ -156,11 +156,13 @@ async function prepare(
 ): Promise<DenoiseConditions> {
   const results = await conditions.run(toConditionFeeds(inputs, config))
   const grid = { rows: inputs.height / patchPixels, columns: inputs.width / patchPixels }
+  const texts = [takeTensor(results, 'text'), takeTensor(results, 'text_null')]
+  const longest = Math.max(...texts.map(({ shape }) => shape[0] ?? 0))
+  const rotary = toRotaryTables(config.headDim, { ...grid, textLength: longest })
   const branch = (textName: string, priorName: string, sources: SourceCache): Branch => {
     const text = takeTensor(results, textName)
-    const textLength = text.shape[0] ?? 0
-    const rotary = toRotaryTables(config.headDim, { ...grid, textLength })
-    return { text, prior: takeTensor(results, priorName), sources, ...rotary }
+    const own = dropRows(rotary, longest - (text.shape[0] ?? 0))
+    return { text, prior: takeTensor(results, priorName), sources, ...own }
   }
   const nothing = emptyCache(config)
   return {
@@ -213,11 +215,25 @@ function toSinusoid(value: number, size: number): number[] {
   return [...angles.map((angle) => Math.cos(angle)), ...angles.map((angle) => Math.sin(angle))]
 }
 
+/** Tables for a shorter text, without a copy: rows of text come first and are all alike. */
+function dropRows(
+  { cos, sin }: Record<'cos' | 'sin', FloatTensor>,
+  count: number,
+): Record<'cos' | 'sin', HostTensor> {
+  const drop = ({ data, shape: [rows = 0, width = 0] }: FloatTensor): HostTensor => ({
+    data: data.subarray(count * width),
+    shape: [rows - count, width],
+  })
+  return { cos: drop(cos), sin: drop(sin) }
+}
+
+type FloatTensor = HostTensor & { data: Float32Array }
+
 /** Rotation tables [textLength + tokens, headDim / 2]: none for text, then row angles and column angles by token. */
 function toRotaryTables(
   headDim: number,
   { rows, columns, textLength }: { rows: number; columns: number; textLength: number },
-): { cos: HostTensor; sin: HostTensor } {
+): Record<'cos' | 'sin', FloatTensor> {
   const width = headDim / 2
   const axis = width / 2
   const shape = [textLength + rows * columns, width]

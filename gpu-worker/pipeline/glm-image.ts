@@ -5,15 +5,20 @@ import { openCheckpoint } from '../model/checkpoint.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import { requireMemory } from '../model/memory.ts'
 import { canEdit } from '../model/editing.ts'
-import type { ImageRules, SizeRules } from '../model/serving.ts'
 import type { CheckedRequest } from './check-request.ts'
 import { openPixelDecoder } from './decode.ts'
 import { openDenoiser } from './denoise.ts'
 import { fromPatches, toPatches } from './patches.ts'
 import type { DenoiseConditions, DenoiseInputs } from './denoise.ts'
 import { encodeImage, toPixels } from './encode.ts'
-import type { ImageFormat } from './encode.ts'
 import { applyGuidance, createSchedule, stepEuler } from './flow-match.ts'
+import type {
+  GenerateHooks,
+  ImageRequest,
+  ImageResult,
+  ModelInfo,
+  Progress,
+} from './image-request.ts'
 import { openGlyphEncoder } from './glyph-encoder.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { createNoise } from './noise.ts'
@@ -24,68 +29,13 @@ import { requireProvider } from './session.ts'
 import type { Provider } from './session.ts'
 import { createSourceReader } from './source-reader.ts'
 import type { ReadSources } from './source-reader.ts'
-import { openVisualTokenWriter } from './visual-tokens.ts'
-
-export type { ImageFormat } from './encode.ts'
-
-export interface ImageRequest {
-  prompt: string
-  /**
-   * Condition images as files: PNG, JPEG or WebP, in the order in which the prompt speaks of them. Any makes the request
-   * an edit. They are seen as their EXIF data says, on white where they are transparent, and without animation.
-   */
-  images?: readonly Uint8Array[]
-  /** Pixels. Both absent: the size nearest to that of the first image, or what the checkpoint is served with. */
-  width?: number
-  height?: number
-  /** 0 to 2^32 - 1. */
-  seed: number
-  /** Absent: what the checkpoint is served with. */
-  steps?: number
-  guidanceScale?: number
-  format: ImageFormat
-}
-
-export interface Progress {
-  stage: 'images' | 'tokens' | 'glyph' | 'denoise' | 'decode' | 'encode'
-  /** Rises to `total` within a stage; stages come in the order of the type. Only an edit has stage `images`. */
-  step: number
-  total: number
-}
-
-export interface ImageResult {
-  bytes: Uint8Array
-  contentType: string
-  /** Of `bytes`, in hex. */
-  sha256: string
-  width: number
-  height: number
-  seed: number
-  steps: number
-  guidanceScale: number
-  /** Visual tokens written, the preview's included; an edit has no preview. */
-  tokenCount: number
-  /** By stage, and `total`. */
-  timingsMs: Record<string, number>
-}
-
-export interface ModelInfo {
-  model: string
-  /** What a reader of the picture must know, or null. */
-  notice: string | null
-  size: SizeRules
-  steps: number
-  guidanceScale: number
-  /** What an edit may have; null when the checkpoint cannot read images. */
-  images: ImageRules | null
-  weightsHash: string
-  provider: string
-}
-
-export interface GenerateHooks {
-  signal?: AbortSignal
-  onProgress?: (progress: Progress) => void
-}
+import {
+  countCells,
+  fitTokens,
+  openVisualTokenWriter,
+  planWrittenGrids,
+  upsample,
+} from './visual-tokens.ts'
 
 export interface Pipeline {
   readonly info: ModelInfo
@@ -168,6 +118,7 @@ async function generate(
   { request, sources }: PlannedRequest,
   hooks: GenerateHooks,
 ): Promise<ImageResult> {
+  const { checkpoint } = model
   const { width, height } = request
   const report = (stage: Progress['stage'], step: number, total: number) =>
     pause(hooks, { stage, step, total })
@@ -176,15 +127,21 @@ async function generate(
   const read = await readSources(model, sources, (done, total) => report('images', done, total))
   if (read) timer.lap('images')
 
-  const visual = await model.stages.writer.write(
-    { ...request, sources: read?.codes ?? [] },
-    { onChunk: (written, total) => report('tokens', written, total) },
-  )
-  timer.lap('tokens')
+  const grids = planWrittenGrids({ width, height, cellPixels: checkpoint.cellPixels }, sources)
+  let tokens = request.tokens
+  if (!tokens || !fitTokens(tokens, grids.large, checkpoint.autoregressive)) {
+    const visual = await model.stages.writer.write(
+      { ...request, sources: read?.codes ?? [] },
+      { onChunk: (written, total) => report('tokens', written, total) },
+    )
+    tokens = visual.tokens
+    hooks.onTokens?.(tokens)
+    timer.lap('tokens')
+  }
 
   await report('glyph', 0, 1)
   const conditions = await prepareConditions(model, request, {
-    priorIds: Array.from(visual.priorTokenIds),
+    priorIds: Array.from(upsample(tokens, grids.large)),
     ...(read && { sources: read.cache }),
   })
   await report('glyph', 1, 1)
@@ -210,7 +167,7 @@ async function generate(
     seed: request.seed,
     steps: request.steps,
     guidanceScale: request.guidanceScale,
-    tokenCount: visual.written.length,
+    tokenCount: countCells(grids.preview) + countCells(grids.large),
     timingsMs: timer.read(),
   }
 }

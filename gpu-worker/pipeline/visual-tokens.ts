@@ -10,6 +10,7 @@ import { openTokenizer } from './tokenizer.ts'
 import type { TextTokenizer } from './tokenizer.ts'
 import { createUniforms } from './uniforms.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
+import type { AutoregressiveConfig } from '../model/config.ts'
 import { buildDecoder } from '../model/decoder.ts'
 import { createRotaryTable } from '../model/rope.ts'
 import { CheckpointError } from '../model/checkpoint-error.ts'
@@ -112,6 +113,16 @@ export function planWrittenGrids(
 ): GridPlan {
   const grids = planGrids(size)
   return sources.length > 0 ? { ...grids, preview: null } : grids
+}
+
+/** Whether these can be the tokens of a grid. */
+export function fitTokens(
+  tokens: Int32Array,
+  grid: Grid,
+  { codebookSize }: Pick<AutoregressiveConfig, 'codebookSize'>,
+): boolean {
+  const isCode = (token: number) => token >= 0 && token < codebookSize
+  return tokens.length === countCells(grid) && tokens.every(isCode)
 }
 
 /** Cells of a grid; none of no grid. */

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest'
 
 import { parseArguments } from '../../gpu-worker/cli/generate-arguments.ts'
 import { createProgressDisplay } from '../../gpu-worker/cli/progress.ts'
-import type { Progress } from '../../gpu-worker/pipeline/glm-image.ts'
+import type { Progress } from '../../gpu-worker/pipeline/image-request.ts'
 
 const parse = (...flags: string[]) => parseArguments(['--prompt', 'x', ...flags], '/home/me')
 const messageOf = (...flags: string[]) => {

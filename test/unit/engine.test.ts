@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { EngineError, startEngine } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
-import type { ImageRequest, Progress } from '../../gpu-worker/pipeline/glm-image.ts'
+import type { ImageRequest, Progress } from '../../gpu-worker/pipeline/image-request.ts'
 import { createCheckpointCopies } from '../support/checkpoints.ts'
 import { drawPicture } from '../support/pictures.ts'
 
