@@ -2,7 +2,7 @@ import type { AutoregressiveConfig } from './config.ts'
 import type { GraphBuilder, Value } from '../onnx/graph.ts'
 import { END, castTo, linear, reshape, rmsNorm, silu, slice } from '../onnx/layers.ts'
 
-/** The key and value cache of one layer: [1, kv heads, length, head size]. */
+/** The key and value cache of one layer: [batch, kv heads, length, head size]. */
 export interface Cache {
   key: Value
   value: Value
@@ -11,11 +11,15 @@ export interface Cache {
 /** Where the language model's tensors stand in the checkpoint. */
 export const DECODER_PREFIX = 'model.language_model'
 
-/** One pass of all layers over S new tokens; hidden [1, S, hidden size] before the final norm. */
+/**
+ * One pass of all layers over S new tokens of every picture of a batch; hidden [batch, S, hidden size] before the final
+ * norm. `lengths` int64 [batch] says how many tokens of its own a picture has in the cache, whose rows behind them are not
+ * read; where they differ, S is 1. `cos` and `sin` float32 [batch, S, width / 2].
+ */
 export function addPass(
   g: GraphBuilder,
   config: AutoregressiveConfig,
-  inputs: { ids: Value; cos: Value; sin: Value; past: Cache[] },
+  inputs: { ids: Value; cos: Value; sin: Value; lengths: Value; past: Cache[] },
 ): { hidden: Value; cache: Cache[] } {
   const table = g.weight(`${DECODER_PREFIX}.embed_tokens.weight`, {
     dtype: 'stored',
@@ -23,6 +27,9 @@ export function addPass(
   })
   let hidden = castTo(g, g.op('Gather', [table, inputs.ids], { axis: 0 }), g.compute)
   const rotary = { cos: asHeads(g, inputs.cos), sin: asHeads(g, inputs.sin) }
+  const totals = g.op('Add', [inputs.lengths, slice(g, g.op('Shape', [inputs.ids]), 0, 1, 2)])
+  const lastIndexes = castTo(g, g.op('Sub', [totals, g.constant([1], 'int64', [1])]), 'int32')
+  const longest = castTo(g, g.op('ReduceMax', [totals], { keepdims: 0 }), 'int32')
   const cache = inputs.past.map((past, layer) => {
     const name = `${DECODER_PREFIX}.layers.${layer}`
     const norm = (x: Value, part: string) =>
@@ -37,6 +44,8 @@ export function addPass(
       x: norm(hidden, 'input_layernorm'),
       rotary,
       past,
+      lastIndexes,
+      longest,
     })
     hidden = g.op('Add', [hidden, norm(attended.out, 'post_self_attn_layernorm')])
     const expanded = addMlp(g, config, `${name}.mlp`, norm(hidden, 'post_attention_layernorm'))
@@ -49,7 +58,14 @@ export function addPass(
 function addAttention(
   g: GraphBuilder,
   config: AutoregressiveConfig,
-  input: { name: string; x: Value; rotary: { cos: Value; sin: Value }; past: Cache },
+  input: {
+    name: string
+    x: Value
+    rotary: { cos: Value; sin: Value }
+    past: Cache
+    lastIndexes: Value
+    longest: Value
+  },
 ): { out: Value; cache: Cache } {
   const { name, x, rotary, past } = input
   const { headCount, keyValueHeadCount, headDim, hiddenSize } = config
@@ -64,20 +80,9 @@ function addAttention(
   const q = rotateHeads(g, config, project('q_proj', headCount), headCount, rotary)
   const k = rotateHeads(g, config, project('k_proj', keyValueHeadCount), keyValueHeadCount, rotary)
   const v = project('v_proj', keyValueHeadCount)
-  const pastLength = slice(g, g.op('Shape', [past.key]), 0, 2, 3)
-  const total = g.op('Add', [pastLength, slice(g, g.op('Shape', [x]), 0, 1, 2)])
-  const lastIndex = g.op('Sub', [total, g.constant([1], 'int64', [1])])
   const [out, key, value] = g.ops(
     'GroupQueryAttention',
-    [
-      q,
-      k,
-      v,
-      past.key,
-      past.value,
-      castTo(g, lastIndex, 'int32'),
-      castTo(g, g.op('Squeeze', [total]), 'int32'),
-    ],
+    [q, k, v, past.key, past.value, input.lastIndexes, input.longest],
     3,
     { num_heads: headCount, kv_num_heads: keyValueHeadCount },
     { domain: 'com.microsoft' },
@@ -102,7 +107,7 @@ function rotateHeads(
   rotary: { cos: Value; sin: Value },
 ): Value {
   const half = config.rope.width / 2
-  const split = castTo(g, reshape(g, x, [1, -1, heads, config.headDim]), 'float32')
+  const split = castTo(g, reshape(g, x, [0, -1, heads, config.headDim]), 'float32')
   const a = slice(g, split, 3, 0, half)
   const b = slice(g, split, 3, half, 2 * half)
   const times = (value: Value, factor: Value) => g.op('Mul', [value, factor])
@@ -112,7 +117,7 @@ function rotateHeads(
   ]
   if (2 * half < config.headDim) parts.push(slice(g, split, 3, 2 * half, END))
   const rotated = castTo(g, g.op('Concat', parts, { axis: 3 }), g.compute)
-  return reshape(g, rotated, [1, -1, heads * config.headDim])
+  return reshape(g, rotated, [0, -1, heads * config.headDim])
 }
 
 function addMlp(g: GraphBuilder, config: AutoregressiveConfig, name: string, x: Value): Value {
@@ -135,7 +140,7 @@ function addMlp(g: GraphBuilder, config: AutoregressiveConfig, name: string, x: 
   })
 }
 
-/** [S, half] -> [1, S, 1, half], to multiply every head alike. */
+/** [batch, S, half] -> [batch, S, 1, half], to multiply every head alike. */
 function asHeads(g: GraphBuilder, table: Value): Value {
-  return g.op('Unsqueeze', [table, g.constant([0, 2], 'int64', [2])])
+  return g.op('Unsqueeze', [table, g.constant([2], 'int64', [1])])
 }

@@ -22,16 +22,17 @@ export interface DecoderOptions {
 }
 
 /**
- * Builds the writer of visual tokens: a pass over S new tokens, then a Loop that feeds each chosen token
- * back, all in one run. The cache goes out and comes in, so a picture is written in several runs between
- * which progress is told and a cancel is seen.
+ * Builds the writer of visual tokens: a pass over S new tokens of each of B pictures, then a Loop that feeds each chosen
+ * token back, all in one run. The cache goes out and comes in, so a picture is written in several runs between
+ * which progress is told, a cancel is seen, and pictures come and go.
  *
- * Inputs: `ids` int64 [1, S]; `cos`, `sin` float32 [S + N - 1, width / 2] for those and the fed-back tokens;
- * `steps` int64 [], N - 1; `uniforms` float32 [N, 1] or `forced` int64 [N, 1]; `past_key_i`, `past_value_i`
- * float32 [1, kv heads, P, head size] (P may be 0).
- * Outputs: `tokens` int64 [N, 1]; `key_i`, `value_i` float32 with P + S + N - 1 rows; from sampling also `mass` float32
- * [N, 1], the probability of the tokens each was drawn from; with logits also `prompt_logits` [1, S, vocabulary] and
- * `step_logits` [N - 1, vocabulary].
+ * Inputs: `ids` int64 [B, S]; `lengths` int64 [B], tokens that each picture has in the cache, all alike where S is not 1;
+ * `cos`, `sin` float32 [B, S + N - 1, width / 2] for the ids and the fed-back tokens; `steps` int64 [], N - 1; `uniforms`
+ * float32 [N, B] or `forced` int64 [N, B]; `past_key_i`, `past_value_i` float32 [B, kv heads, P, head size], P (may be 0)
+ * the most of `lengths`.
+ * Outputs: `tokens` int64 [N, B]; `key_i`, `value_i` float32 with P + S + N - 1 rows, of which each picture has as many
+ * fewer as it had before; from sampling also `mass` float32 [N, B], the probability of the tokens each was drawn from;
+ * with logits also `prompt_logits` [B, S, vocabulary] and `step_logits` [N - 1, B, vocabulary].
  *
  * The cache is of the compute type inside and float32 at the border: the binding passes no bfloat16, and widening
  * and narrowing again keeps every bit.
@@ -41,14 +42,15 @@ export interface DecoderOptions {
 export function buildDecoder(options: DecoderOptions): Uint8Array {
   const { config, tensors, compute } = options
   const g = createGraph({ name: 'visual_tokens', tensors, compute })
-  const ids = g.input('ids', 'int64', [1, 'prompt'])
-  const cos = g.input('cos', 'float32', ['rows', config.rope.width / 2])
-  const sin = g.input('sin', 'float32', ['rows', config.rope.width / 2])
+  const ids = g.input('ids', 'int64', ['batch', 'prompt'])
+  const lengths = g.input('lengths', 'int64', ['batch'])
+  const cos = g.input('cos', 'float32', ['batch', 'rows', config.rope.width / 2])
+  const sin = g.input('sin', 'float32', ['batch', 'rows', config.rope.width / 2])
   const steps = g.input('steps', 'int64', [])
   const draws =
     options.choice === 'forced'
-      ? g.input('forced', 'int64', ['draws', 1])
-      : g.input('uniforms', 'float32', ['draws', 1])
+      ? g.input('forced', 'int64', ['draws', 'batch'])
+      : g.input('uniforms', 'float32', ['draws', 'batch'])
   const pastOf = (name: string) =>
     castTo(g, g.input(name, 'float32', cacheShape(config, 'past')), compute)
   const past = layerIndexes(config).map((layer) => ({
@@ -57,17 +59,22 @@ export function buildDecoder(options: DecoderOptions): Uint8Array {
   }))
   const length = slice(g, g.op('Shape', [ids]), 0, 1, 2)
   const rowsOf = (table: Value) =>
-    g.op('Slice', [table, g.constant([0], 'int64', [1]), length, g.constant([0], 'int64', [1])])
-  const pass = addPass(g, config, { ids, cos: rowsOf(cos), sin: rowsOf(sin), past })
+    g.op('Slice', [table, g.constant([0], 'int64', [1]), length, g.constant([1], 'int64', [1])])
+  const pass = addPass(g, config, { ids, cos: rowsOf(cos), sin: rowsOf(sin), lengths, past })
   const lastHidden = slice(g, pass.hidden, 1, -1, END)
-  const firstLogits = addHead(g, options, reshape(g, lastHidden, [1, config.hiddenSize]))
-  const first = chooseToken(g, options, firstLogits, rowAt(g, draws, g.scalar(0, 'int64')))
+  const firstLogits = addHead(g, options, reshape(g, lastHidden, [-1, config.hiddenSize]))
+  const first = chooseToken(g, options, firstLogits, drawAt(g, draws, g.scalar(0, 'int64')))
   if (options.withLogits) {
     const flat = addHead(g, options, reshape(g, pass.hidden, [-1, config.hiddenSize]))
-    const all = g.op('Unsqueeze', [flat, g.constant([0], 'int64', [1])])
-    g.output(all, 'prompt_logits', 'float32', [1, 'prompt', config.visionVocabularySize])
+    const shape = g.op(
+      'Concat',
+      [g.op('Shape', [ids]), g.constant([config.visionVocabularySize], 'int64', [1])],
+      { axis: 0 },
+    )
+    const shaped = g.op('Reshape', [flat, shape])
+    g.output(shaped, 'prompt_logits', 'float32', ['batch', 'prompt', config.visionVocabularySize])
   }
-  addLoop(g, options, { steps, draws, cos, sin, length, first, cache: pass.cache })
+  addLoop(g, options, { steps, draws, cos, sin, lengths, length, first, cache: pass.cache })
   return g.toBytes()
 }
 
@@ -76,6 +83,8 @@ interface LoopStart {
   draws: Value
   cos: Value
   sin: Value
+  lengths: Value
+  /** Of the prompt: S. */
   length: Value
   first: Choice
   cache: Cache[]
@@ -106,14 +115,15 @@ function addLoop(g: GraphBuilder, options: DecoderOptions, start: LoopStart): vo
     publish(take(), `key_${layer}`)
     publish(take(), `value_${layer}`)
   }
-  const tokens = g.op('Concat', [start.first.token, take()], { axis: 0 })
-  g.output(tokens, 'tokens', 'int64', ['draws', 1])
+  const asRow = (value: Value) => reshape(g, value, [1, -1])
+  const tokens = g.op('Concat', [asRow(start.first.token), take()], { axis: 0 })
+  g.output(tokens, 'tokens', 'int64', ['draws', 'batch'])
   if (start.first.mass) {
-    const masses = g.op('Concat', [start.first.mass, take()], { axis: 0 })
-    g.output(masses, 'mass', 'float32', ['draws', 1])
+    const masses = g.op('Concat', [asRow(start.first.mass), take()], { axis: 0 })
+    g.output(masses, 'mass', 'float32', ['draws', 'batch'])
   }
   if (withLogits) {
-    g.output(take(), 'step_logits', 'float32', ['steps', config.visionVocabularySize])
+    g.output(take(), 'step_logits', 'float32', ['steps', 'batch', config.visionVocabularySize])
   }
 }
 
@@ -124,37 +134,39 @@ function buildLoopBody(g: GraphBuilder, options: DecoderOptions, start: LoopStar
   return g.subgraph('write_token', (b) => {
     const step = b.input('step', 'int64', [])
     const goesOn = b.input('goes_on', 'bool', [])
-    const ids = b.input('token', 'int64', [1, 1])
+    const ids = b.input('token', 'int64', ['batch', 1])
     const past = layerIndexes(config).map((layer) => ({
       key: b.input(`loop_key_${layer}`, compute, shape),
       value: b.input(`loop_value_${layer}`, compute, shape),
     }))
     const row = b.op('Add', [step, b.op('Squeeze', [start.length])])
-    const rowOf = (table: Value) => rowAt(b, table, row)
-    const pass = addPass(b, config, { ids, cos: rowOf(start.cos), sin: rowOf(start.sin), past })
-    const logits = addHead(b, options, reshape(b, pass.hidden, [1, config.hiddenSize]))
+    const rowOf = (table: Value) => pickAt(b, table, row, 1)
+    const lengths = b.op('Add', [start.lengths, row])
+    const rotary = { cos: rowOf(start.cos), sin: rowOf(start.sin) }
+    const pass = addPass(b, config, { ids, ...rotary, lengths, past })
+    const logits = addHead(b, options, reshape(b, pass.hidden, [-1, config.hiddenSize]))
     const next = b.op('Add', [step, b.scalar(1, 'int64')])
-    const { token, mass } = chooseToken(b, options, logits, rowAt(b, start.draws, next))
+    const { token, mass } = chooseToken(b, options, logits, drawAt(b, start.draws, next))
     b.output(goesOn, 'goes_on_out', 'bool', [])
-    b.output(token, 'token_out', 'int64', [1, 1])
+    b.output(token, 'token_out', 'int64', ['batch', 1])
     pass.cache.forEach((cache, layer) => {
       b.output(cache.key, `loop_key_out_${layer}`, compute, shape)
       b.output(cache.value, `loop_value_out_${layer}`, compute, shape)
     })
-    b.output(reshape(b, token, [1]), 'written', 'int64', [1])
-    if (mass) b.output(reshape(b, mass, [1]), 'mass_of_step', 'float32', [1])
+    b.output(reshape(b, token, [-1]), 'written', 'int64', ['batch'])
+    if (mass) b.output(reshape(b, mass, [-1]), 'mass_of_step', 'float32', ['batch'])
     if (options.withLogits) {
       const size = config.visionVocabularySize
-      b.output(reshape(b, logits, [size]), 'logits', 'float32', [size])
+      b.output(logits, 'logits', 'float32', ['batch', size])
     }
   })
 }
 
 function cacheShape(config: AutoregressiveConfig, length: string): (number | string)[] {
-  return [1, config.keyValueHeadCount, length, config.headDim]
+  return ['batch', config.keyValueHeadCount, length, config.headDim]
 }
 
-/** Final norm and vocabulary head: [S, hidden size] -> float32 [S, vocabulary]. */
+/** Final norm and vocabulary head: [rows, hidden size] -> float32 [rows, vocabulary]. */
 function addHead(g: GraphBuilder, options: DecoderOptions, hidden: Value): Value {
   const { hiddenSize, normEpsilon, visionVocabularySize } = options.config
   const weight = g.weight(`${DECODER_PREFIX}.norm.weight`, { shape: [hiddenSize] })
@@ -180,10 +192,15 @@ function chooseToken(g: GraphBuilder, options: DecoderOptions, logits: Value, dr
   return sampleNucleus(g, logits, draw, options.sampling)
 }
 
-/** Row `index` (a scalar) of a two-dimensional tensor, kept two-dimensional. */
-function rowAt(g: GraphBuilder, table: Value, index: Value): Value {
+/** The draws of one step, one per picture: [N, B] -> [B, 1]. */
+function drawAt(g: GraphBuilder, draws: Value, step: Value): Value {
+  return reshape(g, pickAt(g, draws, step, 0), [-1, 1])
+}
+
+/** The slice of a tensor at `index` (a scalar) of one axis, which stays with length 1. */
+function pickAt(g: GraphBuilder, table: Value, index: Value, axis: number): Value {
   const at = g.op('Unsqueeze', [index, g.constant([0], 'int64', [1])])
-  return g.op('Gather', [table, at], { axis: 0 })
+  return g.op('Gather', [table, at], { axis })
 }
 
 function layerIndexes(config: AutoregressiveConfig): number[] {

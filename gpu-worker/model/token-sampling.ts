@@ -10,12 +10,12 @@ export interface NucleusOptions {
 }
 
 /**
- * Samples one token: temperature, top-k, the shortest prefix whose probability reaches top-p, then the
+ * Samples one token per row: temperature, top-k, the shortest prefix whose probability reaches top-p, then the
  * inverse of the cumulative distribution at a uniform number that the caller drew.
  *
- * @param logits float32 [1, vocabulary]
- * @param uniform float32 [1, 1], in [0, 1)
- * @returns `token` int64 [1, 1]; `mass` float32 [1, 1], the probability of all tokens that could be drawn: NaN when the
+ * @param logits float32 [rows, vocabulary]
+ * @param uniform float32 [rows, 1], in [0, 1)
+ * @returns `token` int64 [rows, 1]; `mass` float32 [rows, 1], the probability of all tokens that could be drawn: NaN when the
  *   logits are not finite, and the token then means nothing
  */
 export function sampleNucleus(
@@ -47,7 +47,7 @@ export function sampleNucleus(
   return { token, mass }
 }
 
-/** The likeliest token, end marker included. @returns int64 [1, 1] */
+/** The likeliest token, end marker included. @returns int64 [rows, 1] */
 export function pickLikeliest(g: GraphBuilder, logits: Value): Value {
   return g.op('ArgMax', [logits], { axis: 1, keepdims: 1 })
 }

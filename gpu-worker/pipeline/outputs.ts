@@ -21,9 +21,11 @@ export function takeFloats(results: Feeds, name: string): Float32Array {
  * @throws EngineError `engine_failed` naming the stage when a number is NaN or infinite
  */
 export function requireFinite(values: Float32Array, stage: string): void {
-  if (values.every((value) => Number.isFinite(value))) return
-  throw new EngineError(
-    'engine_failed',
-    `the model gave numbers that are not finite in stage ${stage}`,
-  )
+  if (!values.every((value) => Number.isFinite(value))) throw notFinite(stage)
+}
+
+/** The error of a stage that gave numbers which are not finite. */
+export function notFinite(stage: string): EngineError {
+  const message = `the model gave numbers that are not finite in stage ${stage}`
+  return new EngineError('engine_failed', message)
 }

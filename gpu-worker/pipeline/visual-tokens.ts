@@ -1,6 +1,9 @@
 import { join } from 'node:path'
-import { startDecoderRun } from './decoder-run.ts'
+import type { EngineError } from '../engine-error.ts'
+import { createDecoderBatch, createRow } from './decoder-batch.ts'
+import type { ChunkResult, DecoderBatch, DecoderRow } from './decoder-batch.ts'
 import type { StageOptions } from './glyph-encoder.ts'
+import { notFinite } from './outputs.ts'
 import { planPositions } from './positions.ts'
 import type { PlacedGrid } from './positions.ts'
 import { openPromptRenderer, planGrids } from './prompt.ts'
@@ -39,12 +42,32 @@ export interface TokenRequest {
   sources?: readonly SourceCodes[]
 }
 
+/** A layout that is being written. */
+export interface Layout {
+  readonly grids: GridPlan
+  readonly row: DecoderRow
+  readonly total: number
+  /** So far, those of the preview first. */
+  readonly written: number[]
+}
+
 export interface VisualTokenWriter {
+  /** Reads a request; nothing is run. */
+  plan(request: TokenRequest): Layout
   /**
-   * Writes the layout of one picture. Same prompt, images, size and seed, same machine: same tokens.
+   * Goes on with layouts that are not finished: reads the prompt of the first new one, or writes the next tokens of all,
+   * a chunk at most. One that was there last time and is not now has left.
+   *
+   * @returns what ended single ones: the others go on
+   */
+  advance(layouts: readonly Layout[]): Promise<ReadonlyMap<Layout, EngineError>>
+  /**
+   * Writes the layout of one picture. Same prompt, images, size and seed, same machine and batch: same tokens, whoever
+   * else is written beside it.
    *
    * @param hooks.onChunk called at the start and after every chunk with the number of tokens written and their total; the
    *   next chunk starts when it resolves, and a throw from it ends the writing
+   * @throws EngineError `engine_failed` when a token was drawn from numbers that are not finite
    */
   write(
     request: TokenRequest,
@@ -59,6 +82,12 @@ export interface VisualTokenWriter {
  */
 const CHUNK_TOKENS = 32
 
+export interface WriterOptions {
+  chunkTokens?: number
+  /** Layouts that are written at once. */
+  batch?: number
+}
+
 /**
  * Opens the autoregressive half of the model.
  *
@@ -66,10 +95,10 @@ const CHUNK_TOKENS = 32
  */
 export async function openVisualTokenWriter(
   checkpoint: Checkpoint,
-  options: StageOptions & { chunkTokens?: number },
+  options: StageOptions & WriterOptions,
 ): Promise<VisualTokenWriter> {
   const { autoregressive: config, generation } = checkpoint
-  const { chunkTokens = CHUNK_TOKENS } = options
+  const { chunkTokens = CHUNK_TOKENS, batch: rowCount = 1 } = options
   const tokenizer = await openTokenizer(checkpoint.dir)
   const renderer = await openPromptRenderer(checkpoint.dir)
   checkTokens(checkpoint, renderer, tokenizer)
@@ -82,28 +111,59 @@ export async function openVisualTokenWriter(
     withLogits: false,
   })
   const session = await openSession(graph, options)
-  return {
-    close: () => session.close(),
-    async write({ prompt, width, height, seed, sources = [] }, hooks) {
+  const batch = createDecoderBatch(session, config, rowCount)
+  const writer: VisualTokenWriter = {
+    plan({ prompt, width, height, seed, sources = [] }) {
       const grids = planWrittenGrids({ width, height, cellPixels: checkpoint.cellPixels }, sources)
       const { ids, places } = toPrompt({ renderer, tokenizer }, { prompt, grids, sources })
-      const previewCount = countCells(grids.preview)
-      const total = previewCount + countCells(grids.large)
+      const total = countCells(grids.preview) + countCells(grids.large)
       const rotary = createRotaryTable(planPositions(ids.length, grids, places), config.rope)
-      const draws = { uniforms: createUniforms(seed, total) }
-      const run = startDecoderRun(session, config, { ids, rotary, draws })
-      const written: number[] = []
-      await hooks.onChunk(0, total)
-      while (written.length < total) {
-        const chunk = await run.write(Math.min(chunkTokens, total - written.length))
-        written.push(...chunk.tokens.map(Number))
-        await hooks.onChunk(written.length, total)
-      }
-      const all = Int32Array.from(written)
-      const tokens = all.slice(previewCount)
-      return { tokens, priorTokenIds: upsample(tokens, grids.large), written: all }
+      const row = createRow({ ids, rotary, draws: { uniforms: createUniforms(seed, total) } })
+      return { grids, row, total, written: [] }
     },
+    advance: (layouts) => advance(batch, layouts, chunkTokens),
+    async write(request, hooks) {
+      const layout = writer.plan(request)
+      await hooks.onChunk(0, layout.total)
+      while (layout.written.length < layout.total) {
+        const failure = (await writer.advance([layout])).get(layout)
+        if (failure) throw failure
+        await hooks.onChunk(layout.written.length, layout.total)
+      }
+      return toVisualTokens(layout)
+    },
+    close: () => session.close(),
   }
+  return writer
+}
+
+async function advance(
+  batch: DecoderBatch,
+  layouts: readonly Layout[],
+  chunkTokens: number,
+): Promise<ReadonlyMap<Layout, EngineError>> {
+  const unread = layouts.find(({ row }) => row.fed === 0)
+  if (unread) return note([unread], await batch.read(unread.row, 1))
+  const count = Math.min(chunkTokens, ...layouts.map((own) => own.total - own.written.length))
+  const rows = layouts.map(({ row }) => row)
+  return note(layouts, await batch.write(rows, count))
+}
+
+function note(layouts: readonly Layout[], { rows }: ChunkResult): ReadonlyMap<Layout, EngineError> {
+  const failures = new Map<Layout, EngineError>()
+  for (const [place, layout] of layouts.entries()) {
+    const { tokens, isFinite } = rows[place] ?? { tokens: [], isFinite: false }
+    layout.written.push(...tokens.map(Number))
+    if (!isFinite) failures.set(layout, notFinite('tokens'))
+  }
+  return failures
+}
+
+/** What a finished layout says. */
+export function toVisualTokens({ grids, written }: Layout): VisualTokens {
+  const all = Int32Array.from(written)
+  const tokens = all.slice(countCells(grids.preview))
+  return { tokens, priorTokenIds: upsample(tokens, grids.large), written: all }
 }
 
 /** The grids that are written: an edit has its layout from its sources and needs no preview. */

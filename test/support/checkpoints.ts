@@ -18,6 +18,12 @@ export interface CheckpointCopies {
   copy(source: string): Promise<string>
   /** A copy in which every element of one float32 tensor is `value`. */
   fill(source: string, folder: string, tensor: string, value: number): Promise<string>
+  /** A copy in which one row of a float32 table is `value`. */
+  fillRow(
+    source: string,
+    place: { folder: string; tensor: string; row: number },
+    value: number,
+  ): Promise<string>
   /** A copy without the tensors whose names match. */
   drop(source: string, folder: string, pattern: RegExp): Promise<string>
   remove(): Promise<void>
@@ -55,6 +61,16 @@ export async function createCheckpointCopies(): Promise<CheckpointCopies> {
       const handle = await open(file, 'r+')
       const bytes = new Uint8Array(new Float32Array(length / 4).fill(value).buffer)
       await handle.write(bytes, 0, bytes.length, offset)
+      await handle.close()
+      return target
+    },
+    async fillRow(source, { folder, tensor, row }, value) {
+      const target = await copy(source)
+      const { file, offset, shape } = (await openTensors(join(target, folder))).get(tensor)
+      const size = shape.at(-1) ?? 0
+      const bytes = new Uint8Array(new Float32Array(size).fill(value).buffer)
+      const handle = await open(file, 'r+')
+      await handle.write(bytes, 0, bytes.length, offset + row * bytes.length)
       await handle.close()
       return target
     },
