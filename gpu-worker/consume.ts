@@ -1,7 +1,9 @@
 import { setTimeout as wait } from 'node:timers/promises'
+import { createHealth } from './health.ts'
 import type { LeaseKeeper } from './lease.ts'
 import { runJob } from './run-job.ts'
 import type { JobDeps, JobEnd } from './run-job.ts'
+import { createSlots } from './slots.ts'
 import { readJobId } from './sqs.ts'
 import type { Queue, QueueMessage } from './sqs.ts'
 
@@ -10,6 +12,8 @@ export type Log = (entry: Record<string, unknown>) => void
 export interface ConsumeDeps extends JobDeps {
   readonly queue: Queue
   readonly leases: LeaseKeeper
+  /** Jobs that are worked on at once. */
+  readonly slots: number
   readonly pollSeconds: number
   readonly visibilitySeconds: number
   /** Pause after a failure of this worker's own, by the number of them in a row; the last one repeats. */
@@ -22,14 +26,13 @@ export interface ConsumeDeps extends JobDeps {
 /** While the queue is down: soon at first, then no more than a few calls per minute. */
 const FIRST_BACKOFF_MS = 500
 const MAX_BACKOFF_MS = 15_000
-/** Engines that would not start, one after the other: a new process may get what this one does not. */
-const MAX_FAILED_STARTS = 3
-const ENGINE_FAULTS: ReadonlySet<string> = new Set(['engine_start_failed', 'model_invalid'])
 
 /**
- * Takes one message at a time and works on its job until `stop` is aborted; the job under way is then given
- * back at once. After a failure of its own it rests before the next message, longer from time to time, so that a
- * sick worker does not eat the queue. Never throws: what fails is logged, and the message comes back by itself.
+ * Takes one message for each free slot and works on its job, until `stop` is aborted; the jobs under way are then given
+ * back at once. One message is asked for at a time, so that none waits here while another worker is free, and so that the
+ * queue's choice between tenants is made anew for every slot. After a failure of its own it rests before the next
+ * message, longer from time to time, so that a sick worker does not eat the queue. Never throws: what fails is logged,
+ * and the message comes back by itself.
  *
  * @returns `engine_broken` when no engine could be started several times in a row; the process should end then
  */
@@ -37,12 +40,16 @@ export async function consumeJobs(
   deps: ConsumeDeps,
   stop: AbortSignal,
 ): Promise<'stopped' | 'engine_broken'> {
-  const pause = (ms: number) => wait(ms, undefined, { signal: stop }).catch(() => {})
+  const health = createHealth(deps.restSeconds)
+  const leaving = AbortSignal.any([stop, health.broken])
+  const pause = (ms: number) => wait(ms, undefined, { signal: leaving }).catch(() => {})
+  const slots = createSlots(deps.slots, leaving)
   let backoffMs = FIRST_BACKOFF_MS
-  let failures = 0
-  let failedStarts = 0
-  while (!stop.aborted) {
-    const message = await receive(deps, stop)
+  while (!leaving.aborted) {
+    await slots.untilFree()
+    await pause(health.restMs())
+    if (leaving.aborted) break
+    const message = await receive(deps, leaving)
     if (message === 'unreachable') {
       await pause(backoffMs)
       backoffMs = Math.min(backoffMs * 2, MAX_BACKOFF_MS)
@@ -50,18 +57,11 @@ export async function consumeJobs(
     }
     backoffMs = FIRST_BACKOFF_MS
     if (message === null) continue
-    const end = await handleMessage(deps, message, stop)
-    if (end === null || (end.outcome === 'given_back' && end.isWorkerSick)) {
-      failedStarts = ENGINE_FAULTS.has(end?.errorCode ?? '') ? failedStarts + 1 : 0
-      if (failedStarts >= MAX_FAILED_STARTS) return 'engine_broken'
-      await pause((deps.restSeconds[failures] ?? deps.restSeconds.at(-1) ?? 0) * 1_000)
-      failures += 1
-    } else if (end.outcome === 'settled' || end.outcome === 'given_back') {
-      failures = 0
-      failedStarts = 0
-    }
+    const startedAt = performance.now()
+    slots.take(handleMessage(deps, message, leaving).then((end) => health.note(end, startedAt)))
   }
-  return 'stopped'
+  await slots.untilEmpty()
+  return health.broken.aborted && !stop.aborted ? 'engine_broken' : 'stopped'
 }
 
 async function receive(

@@ -2,7 +2,7 @@ import { fork } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 
-import { EngineError } from './engine-error.ts'
+import { EngineError, ofFailure } from './engine-error.ts'
 import type { EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
 import type {
   GenerateHooks,
@@ -25,7 +25,7 @@ export interface EngineChild {
   readonly pid: number | undefined
   /** False once the process ended; such a child takes no more calls. */
   isAlive(): boolean
-  /** One call at a time. Errors are EngineErrors, whatever happens to the process. */
+  /** Calls may overlap. Errors are EngineErrors, whatever happens to the process, which takes all calls with it. */
   generate(request: ImageRequest, hooks: GenerateHooks): Promise<ImageResult>
   /** Ends the process, by force if it does not end by itself. Safe to repeat. */
   close(): Promise<void>
@@ -55,6 +55,8 @@ export async function startChild(
     serialization: 'advanced',
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   })
+  // Each call listens.
+  child.setMaxListeners(0)
   const words = collectTail(child)
   const onAbort = () => child.kill('SIGKILL')
   signal?.addEventListener('abort', onAbort, { once: true })
@@ -163,8 +165,7 @@ function converse<Answer>(
       // The end of an abandoned call may arrive during the next one.
       if (report.callId !== options.callId) return
       if (report.type === 'failed') {
-        const { code, message, field } = report.failure
-        return fail(new EngineError(code, message, field === null ? {} : { field }))
+        return fail(ofFailure(report.failure))
       }
       try {
         const answer = options.read(report)

@@ -52,3 +52,19 @@ export function toEngineError(thrown: unknown): EngineError {
   const isModel = thrown instanceof Error && 'code' in thrown && thrown.code === 'model_invalid'
   return new EngineError(isModel ? 'model_invalid' : 'engine_failed', message, { cause: thrown })
 }
+
+/** An EngineError as it travels between processes and threads. */
+export interface EngineFailure {
+  code: EngineErrorCode
+  message: string
+  field: string | null
+}
+
+export function toFailure(thrown: unknown): EngineFailure {
+  const { code, message, field } = toEngineError(thrown)
+  return { code, message, field }
+}
+
+export function ofFailure({ code, message, field }: EngineFailure): EngineError {
+  return new EngineError(code, message, field === null ? {} : { field })
+}

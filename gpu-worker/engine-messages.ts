@@ -1,4 +1,4 @@
-import type { EngineErrorCode } from './engine-error.ts'
+import type { EngineFailure } from './engine-error.ts'
 import type { ImageRequest, ImageResult, ModelInfo, Progress } from './pipeline/image-request.ts'
 import type { Provider } from './pipeline/session.ts'
 
@@ -7,6 +7,8 @@ export interface EngineModel {
   modelDir: string
   threads?: number
   provider?: Provider
+  /** Pictures that are made at once. */
+  slots?: number
 }
 
 /**
@@ -15,7 +17,7 @@ export interface EngineModel {
  */
 export const MAX_IMAGES_BYTES = 128 * 2 ** 20
 
-/** Parent to child. One `open` first; then one `generate` at a time. */
+/** Parent to child. One `open` first; then any number of `generate`. */
 export type EngineCommand =
   | { type: 'open'; model: EngineModel }
   | { type: 'generate'; callId: number; request: ImageRequest }
@@ -29,10 +31,3 @@ export type EngineReport =
   | { type: 'tokens'; callId: number; tokens: Int32Array }
   | { type: 'result'; callId: number; result: ImageResult }
   | { type: 'failed'; callId: number | null; failure: EngineFailure }
-
-/** An EngineError as it travels. */
-export interface EngineFailure {
-  code: EngineErrorCode
-  message: string
-  field: string | null
-}

@@ -1,12 +1,13 @@
-import { toEngineError } from './engine-error.ts'
-import type { EngineFailure, EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
+import { toFailure } from './engine-error.ts'
+import type { EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
 import { openPipeline } from './pipeline/glm-image.ts'
 import type { Pipeline } from './pipeline/glm-image.ts'
 import type { ImageRequest } from './pipeline/image-request.ts'
+import { openStagesInThreads } from './thread-stages.ts'
 
 /**
- * The child that holds the model. onnxruntime blocks its event loop during every run; a crash in native code ends
- * this process and not the one that holds leases and connections.
+ * The child that holds the model: a crash in native code ends this process and not the one that holds leases and
+ * connections. The model runs in threads, so this one always hears its parent.
  */
 
 let pipeline: Pipeline | null = null
@@ -29,6 +30,8 @@ async function handle(command: EngineCommand): Promise<void> {
       calls.get(command.callId)?.abort()
       return
     case 'close':
+      // A thread in the middle of a run cannot be ended, and nobody waits for what it does.
+      if (calls.size > 0) process.kill(process.pid, 'SIGKILL')
       await pipeline?.close()
       process.exit(0)
   }
@@ -36,8 +39,8 @@ async function handle(command: EngineCommand): Promise<void> {
 
 async function openModel(model: EngineModel): Promise<void> {
   try {
-    const { modelDir, ...options } = model
-    pipeline = await openPipeline(modelDir, options)
+    const { modelDir, slots = 1, ...options } = model
+    pipeline = await openPipeline(modelDir, { ...options, batch: slots }, openStagesInThreads)
     send({ type: 'ready', callId: null, info: pipeline.info })
   } catch (error) {
     send({ type: 'failed', callId: null, failure: toFailure(error) })
@@ -60,11 +63,6 @@ async function generate(callId: number, request: ImageRequest): Promise<void> {
   } finally {
     calls.delete(callId)
   }
-}
-
-function toFailure(error: unknown): EngineFailure {
-  const { code, message, field } = toEngineError(error)
-  return { code, message, field }
 }
 
 /** A send that fails means that the parent is gone; `disconnect` ends the process then. */

@@ -3,52 +3,63 @@ import type { EngineTimes } from './engine-child.ts'
 import { EngineError } from './engine-error.ts'
 import { MAX_IMAGES_BYTES } from './engine-messages.ts'
 import type { EngineModel } from './engine-messages.ts'
+import { keepChild } from './kept-child.ts'
+import type { KeptChild } from './kept-child.ts'
 import type {
   GenerateHooks,
   ImageRequest,
   ImageResult,
   ModelInfo,
 } from './pipeline/image-request.ts'
+import { createTurns } from './turns.ts'
 
 export { EngineError } from './engine-error.ts'
+
+export interface EngineHooks extends GenerateHooks {
+  /** Makes no other picture at the same time: for one that may have ended a process before. */
+  alone?: boolean
+}
 
 export interface Engine {
   readonly info: ModelInfo
   /** The process that holds the model now; another one after a crash. */
   readonly pid: number | undefined
   /**
-   * Makes one picture; a second call before the first has settled is refused with `engine_busy`.
+   * Makes one picture; calls may overlap. One call more than there are slots is refused with `engine_busy`.
    *
-   * @throws EngineError always; `retryable` tells whether another try can help. After `engine_crashed` the next
-   *   call starts a new process; if that cannot be had, for whatever reason, it fails with `engine_start_failed`.
+   * @throws EngineError always; `retryable` tells whether another try can help. After `engine_crashed`, which ends all
+   *   calls that are being worked on, the next call starts a new process; if that cannot be had, for whatever reason, it
+   *   fails with `engine_start_failed`.
    */
-  generate(request: ImageRequest, hooks?: GenerateHooks): Promise<ImageResult>
-  /** Ends the process, a starting one too, and with it a running call. Safe to repeat. */
+  generate(request: ImageRequest, hooks?: EngineHooks): Promise<ImageResult>
+  /** Ends the process, a starting one too, and with it all running calls. Safe to repeat. */
   close(): Promise<void>
 }
 
 const DEFAULT_TIMES: EngineTimes = {
   // 36 GB of shards from a cold network disk at 100 MB/s take six minutes.
   startTimeoutMs: 600_000,
-  // Longer than one chunk, one step or one decode takes on a card.
+  // The process answers at once, whatever its threads do; one that does not is stuck.
   cancelTimeoutMs: 15_000,
   // The longest single run known: a step of the real model on a processor.
   stallTimeoutMs: 1_800_000,
 }
 
 /**
- * Opens a model in a process of its own: native crashes and a blocked event loop stay there.
+ * Opens a model in a process of its own: native crashes stay there.
  *
+ * @param options.slots pictures that are made at once
  * @param options.signal ends the opening
  * @throws EngineError `model_invalid` when the checkpoint cannot be used, `provider_unavailable`, `canceled`
  */
 export async function startEngine(
   options: EngineModel & Partial<EngineTimes> & { signal?: AbortSignal },
 ): Promise<Engine> {
-  const { modelDir, threads, provider, signal, ...ownTimes } = options
+  const { modelDir, threads, provider, slots = 1, signal, ...ownTimes } = options
   const times = { ...DEFAULT_TIMES, ...ownTimes }
   const model: EngineModel = {
     modelDir,
+    slots,
     ...(threads === undefined ? {} : { threads }),
     ...(provider === undefined ? {} : { provider }),
   }
@@ -58,50 +69,72 @@ export async function startEngine(
     })
   }
   const closing = new AbortController()
-  let child = await startChild(model, times, signal)
-  let running: Promise<unknown> | null = null
+  const kept = keepChild(await startChild(model, times, signal), {
+    start: (ends) => startChild(model, times, ends),
+    closing: closing.signal,
+  })
+  return toEngine(kept, { slots, closing })
+}
 
-  const makePicture = async (request: ImageRequest, hooks: GenerateHooks) => {
+function toEngine(
+  kept: KeptChild,
+  { slots, closing }: { slots: number; closing: AbortController },
+): Engine {
+  const turns = createTurns()
+  const running = new Set<Promise<unknown>>()
+  const makePicture = async (request: ImageRequest, { alone = false, ...hooks }: EngineHooks) => {
     try {
-      if (!child.isAlive()) {
-        const ends = hooks.signal ? [closing.signal, hooks.signal] : [closing.signal]
-        child = await restartChild(model, times, AbortSignal.any(ends))
-      }
+      await turns.enter(alone, anyOf(closing.signal, hooks.signal))
+    } catch (cause) {
+      throw new EngineError('canceled', 'canceled before the start', { cause })
+    }
+    try {
+      const child = await kept.alive(hooks.signal)
       closing.signal.throwIfAborted()
       return await child.generate(request, hooks)
-    } catch (cause) {
-      if (!closing.signal.aborted) throw cause
-      throw new EngineError('engine_closed', 'the engine was closed', { cause })
+    } finally {
+      turns.leave()
     }
   }
   return {
     get info() {
-      return child.info
+      return kept.current().info
     },
     get pid() {
-      return child.pid
+      return kept.current().pid
     },
     async generate(request, hooks = {}) {
       if (closing.signal.aborted) throw new EngineError('engine_closed', 'the engine is closed')
       requireSendable(request)
-      if (running) throw new EngineError('engine_busy', 'the engine is making another picture')
+      if (running.size >= slots) {
+        const made = slots === 1 ? 'another picture' : `${slots} other pictures`
+        throw new EngineError('engine_busy', `the engine is making ${made}`)
+      }
       if (hooks.signal?.aborted) throw new EngineError('canceled', 'canceled before the start')
       const call = makePicture(request, hooks)
-      running = call.catch(() => {})
+      const settled = call.catch(() => {})
+      running.add(settled)
       try {
         return await call
+      } catch (cause) {
+        if (!closing.signal.aborted) throw cause
+        throw new EngineError('engine_closed', 'the engine was closed', { cause })
       } finally {
-        running = null
+        running.delete(settled)
       }
     },
     async close() {
       closing.abort()
-      await child.close()
+      await kept.current().close()
       // A process that was starting in place of a crashed one is no child yet.
-      await running
-      await child.close()
+      await Promise.all(running)
+      await kept.current().close()
     },
   }
+}
+
+function anyOf(first: AbortSignal, second: AbortSignal | undefined): AbortSignal {
+  return second ? AbortSignal.any([first, second]) : first
 }
 
 /** @throws EngineError `invalid_request` when the condition images are too large for a message */
@@ -113,17 +146,4 @@ function requireSendable({ images = [] }: ImageRequest): void {
     `images must have at most ${MAX_IMAGES_BYTES} bytes together, not ${bytes}`,
     { field: 'images' },
   )
-}
-
-/** Another process in place of a dead one. The request has nothing to do with it when that cannot be had. */
-async function restartChild(
-  ...start: Parameters<typeof startChild>
-): ReturnType<typeof startChild> {
-  try {
-    return await startChild(...start)
-  } catch (cause) {
-    if (start[2]?.aborted) throw cause
-    const text = cause instanceof Error ? cause.message : String(cause)
-    throw new EngineError('engine_start_failed', `no new engine process: ${text}`, { cause })
-  }
 }

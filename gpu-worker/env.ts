@@ -31,6 +31,8 @@ const schema = z
     /** Absent: what the engine finds best. */
     THREADS: z.coerce.number().int().min(1).max(256).optional(),
     PROVIDER: z.enum(['cpu', 'cuda']).default('cpu'),
+    /** Jobs at once: their layouts are written together, and one is painted meanwhile. Absent: see `slotsOf`. */
+    SLOTS: z.coerce.number().int().min(1).max(16).optional(),
     /** With both, the gateway is told of every finished job, so that webhooks leave at once. */
     GATEWAY_URL: z.url({ protocol: /^https?$/ }).optional(),
     /** The secret of the gateway's internal routes, derived from its pepper with the label `internal`. */
@@ -82,6 +84,14 @@ export function parseWorkerEnv(values: Record<string, string | undefined>): Work
   })
   lines.push(...halves.map((names) => `  ${names.join(', ')}: one needs the other`))
   throw new Error(`The environment is not complete:\n${lines.join('\n')}`)
+}
+
+/**
+ * How many jobs a worker works on at once. A processor gains nothing from two. On a card painting takes the longer part
+ * of a picture, so a few layouts written ahead keep it busy; more would only wait here while other workers are free.
+ */
+export function slotsOf({ SLOTS, PROVIDER }: WorkerEnv): number {
+  return SLOTS ?? (PROVIDER === 'cuda' ? 4 : 1)
 }
 
 /** Where a service is, and as whom it is called. */

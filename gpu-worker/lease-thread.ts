@@ -2,8 +2,11 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { isDeliveryLost, openQueue } from './sqs.ts'
 import type { QueueSettings } from './sqs.ts'
 
-/** Main thread to this one. A `hold` ends the one before it; a `renew` starts its time anew. */
-export type LeaseCommand = { type: 'hold' | 'renew'; receipt: string } | { type: 'release' }
+/** Main thread to this one. Any number are held at once; a `renew` starts the time of one anew. */
+export interface LeaseCommand {
+  type: 'hold' | 'renew' | 'release'
+  receipt: string
+}
 
 /** This thread to the main one; at most one per hold, and no beat follows it. */
 export interface LeaseReport {
@@ -29,44 +32,51 @@ const MAX_FAILED_BEATS = 2
 
 if (parentPort) serve(parentPort, workerData as LeaseThreadData)
 
+interface Hold {
+  receipt: string
+  since: number
+  failedBeats: number
+  timer: NodeJS.Timeout | undefined
+}
+
 function serve(port: NonNullable<typeof parentPort>, { queue: settings, times }: LeaseThreadData) {
   const queue = openQueue(settings)
-  let receipt: string | null = null
-  let timer: NodeJS.Timeout | undefined
-  let heldSince = 0
-  let failedBeats = 0
+  const holds = new Map<string, Hold>()
 
-  const end = (reason: LeaseReport['reason']) => {
-    if (receipt !== null) port.postMessage({ receipt, reason } satisfies LeaseReport)
-    receipt = null
-    clearTimeout(timer)
+  const drop = (hold: Hold) => {
+    clearTimeout(hold.timer)
+    if (holds.get(hold.receipt) === hold) holds.delete(hold.receipt)
   }
-  const plan = () => {
-    timer = setTimeout(() => void beat(), times.beatSeconds * 1_000)
+  const end = (hold: Hold, reason: LeaseReport['reason']) => {
+    drop(hold)
+    port.postMessage({ receipt: hold.receipt, reason } satisfies LeaseReport)
   }
-  const beat = async () => {
-    const own = receipt
-    if (own === null) return
-    if (performance.now() - heldSince >= times.attemptSeconds * 1_000) return end('deadline')
-    const error = await queue.extend(own, times.visibilitySeconds).then(
+  const plan = (hold: Hold) => {
+    hold.timer = setTimeout(() => void beat(hold), times.beatSeconds * 1_000)
+  }
+  const beat = async (hold: Hold) => {
+    const { receipt, since } = hold
+    if (performance.now() - since >= times.attemptSeconds * 1_000) return end(hold, 'deadline')
+    const error = await queue.extend(receipt, times.visibilitySeconds).then(
       () => null,
       (failure: unknown) => failure,
     )
-    // The answer to a beat of an earlier hold says nothing about this one.
-    if (receipt !== own) return
-    failedBeats = error === null ? 0 : failedBeats + 1
-    if (isDeliveryLost(error) || failedBeats >= MAX_FAILED_BEATS) return end('lost')
-    plan()
+    // The answer to a beat of an earlier hold says nothing about one that is held.
+    if (holds.get(receipt) !== hold) return
+    hold.failedBeats = error === null ? 0 : hold.failedBeats + 1
+    if (isDeliveryLost(error) || hold.failedBeats >= MAX_FAILED_BEATS) return end(hold, 'lost')
+    plan(hold)
   }
-  port.on('message', (command: LeaseCommand) => {
-    if (command.type === 'renew') {
-      if (command.receipt === receipt) heldSince = performance.now()
+  port.on('message', ({ type, receipt }: LeaseCommand) => {
+    const known = holds.get(receipt)
+    if (type === 'renew') {
+      if (known) known.since = performance.now()
       return
     }
-    clearTimeout(timer)
-    receipt = command.type === 'hold' ? command.receipt : null
-    heldSince = performance.now()
-    failedBeats = 0
-    if (receipt !== null) plan()
+    if (known) drop(known)
+    if (type === 'release') return
+    const hold: Hold = { receipt, since: performance.now(), failedBeats: 0, timer: undefined }
+    holds.set(receipt, hold)
+    plan(hold)
   })
 }

@@ -11,7 +11,7 @@ export interface Lease {
 }
 
 export interface LeaseKeeper {
-  /** Starts beating for a message that was just received. One at a time: a second call ends the first. */
+  /** Starts beating for a message that was just received. Any number are held at once, each for itself. */
   hold(receipt: string): Lease
   /** Ends the thread; nothing is held after it. Safe to repeat. */
   close(): Promise<void>
@@ -21,21 +21,22 @@ export interface LeaseKeeper {
  * Keeps received messages hidden from other workers, from a thread of its own that no computing can hold up.
  *
  * A lease is lost with the second failed beat in a row or when the queue says that the delivery is over; it
- * ends at the attempt's deadline, so that a hung job comes to an end. Should the thread itself die, the lease
- * is lost and the next one gets a new thread.
+ * ends at the attempt's deadline, so that a hung job comes to an end. Should the thread itself die, all leases are
+ * lost and the next one gets a new thread.
  */
 export function startLeaseKeeper(data: LeaseThreadData): LeaseKeeper {
-  let current: { receipt: string; controller: AbortController } | null = null
+  const held = new Map<string, AbortController>()
   let thread: Worker | null = null
   const start = (): Worker => {
     const made = new Worker(new URL('./lease-thread.ts', import.meta.url), { workerData: data })
     const onEnd = () => {
       if (thread !== made) return
       thread = null
-      current?.controller.abort('lost')
+      for (const controller of held.values()) controller.abort('lost')
+      held.clear()
     }
     made.on('message', ({ receipt, reason }: LeaseReport) => {
-      if (current?.receipt === receipt) current.controller.abort(reason)
+      held.get(receipt)?.abort(reason)
     })
     made.on('error', onEnd)
     made.on('exit', onEnd)
@@ -45,24 +46,24 @@ export function startLeaseKeeper(data: LeaseThreadData): LeaseKeeper {
   const send = (command: LeaseCommand) => thread?.postMessage(command)
   return {
     hold(receipt) {
-      const own = { receipt, controller: new AbortController() }
-      current = own
+      const own = new AbortController()
+      held.set(receipt, own)
       thread ??= start()
       send({ type: 'hold', receipt })
       return {
-        signal: own.controller.signal,
+        signal: own.signal,
         renew() {
-          if (current === own) send({ type: 'renew', receipt })
+          if (held.get(receipt) === own) send({ type: 'renew', receipt })
         },
         release() {
-          if (current !== own) return
-          current = null
-          send({ type: 'release' })
+          if (held.get(receipt) !== own) return
+          held.delete(receipt)
+          send({ type: 'release', receipt })
         },
       }
     },
     async close() {
-      current = null
+      held.clear()
       await thread?.terminate()
     },
   }

@@ -1,6 +1,6 @@
 import { startEngine } from './engine.ts'
 import type { Engine } from './engine.ts'
-import { readWorkerEnv } from './env.ts'
+import { readWorkerEnv, slotsOf } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import { openRemoteEngine } from './remote-engine.ts'
 import { DRAIN_MS } from './settings.ts'
@@ -16,6 +16,7 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
   if (url !== undefined) {
     return openRemoteEngine({
       url,
+      slots: slotsOf(env),
       ...(apiKey === undefined ? {} : { apiKey }),
       ...(model === undefined ? {} : { model }),
     })
@@ -23,6 +24,7 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
   return startEngine({
     modelDir: env.MODEL_DIR ?? '',
     provider: env.PROVIDER,
+    slots: slotsOf(env),
     ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
   })
 }

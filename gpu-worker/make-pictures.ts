@@ -107,7 +107,8 @@ async function generate(
   const onTokens = (own: Int32Array) => {
     keeping = keepForLater(attempt, idx, own)
   }
-  const hooks = { signal, onProgress, onTokens }
+  // What ended an attempt may end the engine, and with it the jobs beside this one; so it comes to them once at most.
+  const hooks = { signal, onProgress, onTokens, alone: job.failedAttempts > 0 }
   try {
     return await untilStopped(engine.generate(request, hooks), signal)
   } finally {
@@ -127,7 +128,7 @@ async function keepForLater(attempt: Attempt, idx: number, tokens: Int32Array): 
   }
 }
 
-/** A leaving worker does not wait for the engine to notice; in all other cases the engine must be idle again. */
+/** A leaving worker does not wait for the engine to notice; in all other cases the engine must have let go of it. */
 async function untilStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   let onAbort: (() => void) | undefined
   const stopped = new Promise<never>((_resolve, reject) => {

@@ -36,12 +36,13 @@ const pictures = z.object({ data: z.array(z.object({ b64_json: z.string().min(1)
 
 /**
  * An engine that is a server of OpenAI's images protocol, such as SGLang or vLLM-Omni, instead of a process of ours.
- * Waits until the server is well. One picture at a time, in the size that was asked for or not at all; a file in
+ * Waits until the server is well. Pictures in the size that was asked for or not at all; a file in
  * another format is encoded anew.
  *
  * The weights are not seen from here: `weightsHash` says `remote:` and the name under which the server offers them.
  *
  * @param options.url with or without `/v1` at its end
+ * @param options.slots calls that may run at once; the server decides what it makes of them
  * @param options.model which of its models; absent: the only one or the first
  * @throws EngineError `engine_unreachable` when it is not well in time, `model_invalid` when it lacks that model,
  *   `canceled`
@@ -51,6 +52,7 @@ export async function openRemoteEngine(
     url: string
     apiKey?: string
     model?: string
+    slots?: number
     signal?: AbortSignal
   } & Partial<RemoteTimes>,
 ): Promise<Engine> {
@@ -64,7 +66,7 @@ export async function openRemoteEngine(
   try {
     await untilWell(server, times, options.signal)
     const served = await findModel(server, options.model)
-    return toEngine(server, served, times)
+    return toEngine(server, served, { ...times, slots: options.slots ?? 1 })
   } catch (error) {
     await server.agent.destroy()
     throw error
@@ -77,26 +79,31 @@ interface Server {
   agent: Agent
 }
 
-function toEngine(server: Server, served: string, times: RemoteTimes): Engine {
+function toEngine(
+  server: Server,
+  served: string,
+  { slots, ...times }: RemoteTimes & { slots: number },
+): Engine {
   const serving = servingSchema.parse({})
   // Whether the server can edit is not told by its protocol; one that cannot answers an edit with 404.
   const info: ModelInfo = { ...serving, weightsHash: `remote:${served}`, provider: 'remote' }
   const closing = new AbortController()
-  let isRunning = false
+  let running = 0
   return {
     info,
     pid: undefined,
     async generate(request, hooks = {}) {
       if (closing.signal.aborted) throw new EngineError('engine_closed', 'the engine is closed')
-      if (isRunning) throw new EngineError('engine_busy', 'the engine is making another picture')
+      if (running >= slots)
+        throw new EngineError('engine_busy', 'the engine is making another picture')
       if (hooks.signal?.aborted) throw new EngineError('canceled', 'canceled before the start')
       const checked = checkRequest({ ...readSize(info.size.default), ...request }, info)
-      isRunning = true
+      running += 1
       try {
         const ends = { caller: hooks.signal, closing: closing.signal }
         return await draw(server, { served, checked, hooks, ends, times })
       } finally {
-        isRunning = false
+        running -= 1
       }
     },
     async close() {

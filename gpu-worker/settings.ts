@@ -14,6 +14,8 @@ export const MAX_RECEIVES = 3
  * gets it.
  */
 export const ATTEMPT_SECONDS = 900
+/** The time that each job beside it may add to that of an attempt: painting the slowest picture known. */
+export const PAINT_SECONDS = 260
 /** Time that a worker has to hand its job back when it is told to stop; supervisors wait ten seconds. */
 export const DRAIN_MS = 8_000
 /** The longest wait that the queue offers; shorter ones only cost more calls. */

@@ -5,7 +5,7 @@ import { consumeJobs } from './consume.ts'
 import type { Log } from './consume.ts'
 import { consumeDeadLetters } from './dead-letter.ts'
 import type { Engine } from './engine.ts'
-import { bucketPlace, queuePlace } from './env.ts'
+import { bucketPlace, queuePlace, slotsOf } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import { startLeaseKeeper } from './lease.ts'
 import type { LeaseTimes } from './lease-thread.ts'
@@ -40,9 +40,11 @@ export interface RunningWorker {
 
 /** The claim, one settlement and the dead letters; each beat is a statement of milliseconds. */
 const MAX_CONNECTIONS = 4
+/** Slots that share one connection more. */
+const SLOTS_PER_CONNECTION = 4
 
 /**
- * Puts an engine to work on the queue: announces its model and takes jobs one at a time until stopped.
+ * Puts an engine to work on the queue: announces its model and takes a job for each slot until stopped.
  *
  * @throws when the database cannot be reached
  */
@@ -55,14 +57,18 @@ export async function startWorker(input: {
   store?: PictureStore
 }): Promise<RunningWorker> {
   const { env, engine, log, times = WORKER_TIMES } = input
+  const slots = slotsOf(env)
   const db = openDatabase(env.DATABASE_URL, {
-    maxConnections: MAX_CONNECTIONS,
+    maxConnections: MAX_CONNECTIONS + Math.floor(slots / SLOTS_PER_CONNECTION),
     applicationName: 'glyphpress-worker',
   })
   await announce(db, engine.info)
   const place = queuePlace(env)
   const queue = openQueue({ ...place, queueUrl: env.SQS_QUEUE_URL })
-  const leases = startLeaseKeeper({ queue: { ...place, queueUrl: env.SQS_QUEUE_URL }, times })
+  const leases = startLeaseKeeper({
+    queue: { ...place, queueUrl: env.SQS_QUEUE_URL },
+    times: { ...times, attemptSeconds: attemptSecondsOf(times, slots) },
+  })
   const onSettled =
     env.GATEWAY_URL && env.POKE_SECRET ? createPoke(env.GATEWAY_URL, env.POKE_SECRET) : () => {}
   const stopping = new AbortController()
@@ -75,6 +81,7 @@ export async function startWorker(input: {
       log,
       onSettled,
       times,
+      slots,
       store: input.store ?? createStore(env),
       workerId: env.WORKER_ID,
       pollSeconds: times.pollSeconds,
@@ -100,12 +107,20 @@ export async function startWorker(input: {
     letters?.close()
   }
   let stopped: Promise<void> | null = null
-  const broken = new Promise<void>((resolve) => {
+  return { broken: whenBroken(jobs), stop: () => (stopped ??= stop()) }
+}
+
+function whenBroken(jobs: ReturnType<typeof consumeJobs>): Promise<void> {
+  return new Promise((resolve) => {
     void jobs.then((end) => {
       if (end === 'engine_broken') resolve()
     })
   })
-  return { broken, stop: () => (stopped ??= stop()) }
+}
+
+/** One picture is painted at a time, so that a job may wait here for all others. */
+function attemptSecondsOf({ attemptSeconds }: WorkerTimes, slots: number): number {
+  return attemptSeconds + (slots - 1) * settings.PAINT_SECONDS
 }
 
 async function announce(db: Db, info: ModelInfo): Promise<void> {

@@ -27,10 +27,10 @@ const NEVER_WIDENED: Partial<Record<TensorFolder, RegExp>> = {
  */
 export async function requireMemory(
   checkpoint: Checkpoint,
-  options: { part?: Part; availableBytes?: number } = {},
+  options: { part?: Part; folders?: readonly TensorFolder[]; availableBytes?: number } = {},
 ): Promise<void> {
-  const { part = 'text', availableBytes = readAvailableBytes() } = options
-  const needed = await widenedBytes(checkpoint, part)
+  const { part = 'text', folders, availableBytes = readAvailableBytes() } = options
+  const needed = await widenedBytes(checkpoint, part, folders)
   if (needed <= availableBytes) return
   const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1)
   throw new CheckpointError(
@@ -42,9 +42,13 @@ export async function requireMemory(
 const PURPOSES: Record<Part, string> = { text: '', images: 'for reading images ' }
 
 /** Size of the float32 copies that opening every stage of a part on a processor makes. */
-export async function widenedBytes(checkpoint: Checkpoint, part: Part = 'text'): Promise<number> {
+export async function widenedBytes(
+  checkpoint: Checkpoint,
+  part: Part = 'text',
+  folders: readonly TensorFolder[] = TENSOR_FOLDERS,
+): Promise<number> {
   let bytes = 0
-  for (const folder of TENSOR_FOLDERS) {
+  for (const folder of folders) {
     const tensors = await checkpoint.tensors(folder)
     for (const name of tensors.names()) {
       const isOfImages = OF_IMAGES[folder]?.test(name) === true

@@ -15,7 +15,12 @@ import { openPromptRenderer } from '../pipeline/prompt.ts'
 import type { Grid } from '../pipeline/prompt.ts'
 import { decodeImage } from '../pipeline/read-image.ts'
 import { joinCaches } from '../pipeline/source-cache.ts'
-import { openSourceEncoder, toPlanes, toVisionPatches } from '../pipeline/source-encoder.ts'
+import {
+  openLatentEncoder,
+  openVisionTower,
+  toPlanes,
+  toVisionPatches,
+} from '../pipeline/source-encoder.ts'
 import { planSourceGrid } from '../pipeline/source-grid.ts'
 import { readCache } from '../pipeline/source-reader.ts'
 import { openTokenizer } from '../pipeline/tokenizer.ts'
@@ -57,7 +62,8 @@ interface ReadSource {
 
 async function readSources(checkpoint: Checkpoint, tensors: CaseTensors): Promise<ReadSource[]> {
   const { preparation } = await readEditingConfig(checkpoint)
-  const encoder = await openSourceEncoder(checkpoint, OPTIONS)
+  const tower = await openVisionTower(checkpoint, OPTIONS)
+  const encoder = await openLatentEncoder(checkpoint, OPTIONS)
   try {
     const sources: ReadSource[] = []
     for (let index = 0; tensors.has(`image_${index}`); index += 1) {
@@ -70,12 +76,13 @@ async function readSources(checkpoint: Checkpoint, tensors: CaseTensors): Promis
         grid,
         patches: toVisionPatches(pixels, grid, preparation),
         planes: toPlanes(pixels, grid, checkpoint.cellPixels),
-        codes: await encoder.readCodes(pixels, grid),
+        codes: await tower.readCodes(pixels, grid),
         ...(await encoder.readLatents(pixels, grid)),
       })
     }
     return sources
   } finally {
+    await tower.close()
     await encoder.close()
   }
 }

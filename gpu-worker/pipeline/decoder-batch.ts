@@ -175,7 +175,7 @@ function toChunk(results: Feeds, tokens: BigInt64Array, count: number): ChunkRes
     const isOwn = (_value: unknown, index: number) => index % count === place
     const masses = mass instanceof Float32Array ? mass.filter(isOwn) : []
     return {
-      tokens: [...tokens.filter(isOwn)],
+      tokens: Array.from(tokens.filter(isOwn)),
       isFinite: masses.every((value) => Number.isFinite(value)),
     }
   })

@@ -26,7 +26,10 @@ export interface ImageRequest {
 
 export interface Progress {
   stage: 'images' | 'tokens' | 'glyph' | 'denoise' | 'decode' | 'encode'
-  /** Rises to `total` within a stage; stages come in the order of the type. Only an edit has stage `images`. */
+  /**
+   * Rises to `total` within a stage; stages come in the order of the type. Only an edit has stage `images`, which is its
+   * reading by the writer; that by the denoiser is a part of `glyph`. Known tokens leave out stage `tokens`.
+   */
   step: number
   total: number
 }

@@ -11,13 +11,17 @@ import type { Pixels } from './resample.ts'
 import { openSession } from './session.ts'
 import { samplePositions } from './source-grid.ts'
 
-export interface SourceEncoder {
+export interface VisionTower {
   /**
    * Visual codes of a picture, one per cell of its grid, row-major.
    *
    * @throws EngineError `engine_failed` when the tower gave a number that is not finite
    */
   readCodes(pixels: Pixels, grid: Grid): Promise<Int32Array>
+  close(): Promise<void>
+}
+
+export interface LatentEncoder {
   /**
    * Latents of a picture at the size of its grid.
    *
@@ -29,25 +33,17 @@ export interface SourceEncoder {
 }
 
 /**
- * Opens what reads condition images: the vision tower with its codebook, and the way from pixels to latents. Pictures
- * out of text need neither.
+ * Opens what reads condition images for the layout: the vision tower with its codebook. Pictures out of text need none.
  *
  * @throws CheckpointError
  */
-export async function openSourceEncoder(
+export async function openVisionTower(
   checkpoint: Checkpoint,
   options: StageOptions,
-): Promise<SourceEncoder> {
-  const { vae, cellPixels } = checkpoint
+): Promise<VisionTower> {
   const { vision, preparation } = await readEditingConfig(checkpoint)
   const writer = await checkpoint.tensors('vision_language_encoder')
-  const towerGraph = buildVisionTower(vision, writer, options.compute)
-  const encoderGraph = buildVaeEncoder(vae, await checkpoint.tensors('vae'))
-  const tower = await openSession(towerGraph, options)
-  const encoder = await openSession(encoderGraph, options).catch(async (error: unknown) => {
-    await tower.close()
-    throw error
-  })
+  const tower = await openSession(buildVisionTower(vision, writer, options.compute), options)
   return {
     async readCodes(pixels, grid) {
       const cells = grid.rows * grid.columns
@@ -64,6 +60,23 @@ export async function openSourceEncoder(
       requireFinite(takeFloats(results, 'magnitude'), 'images')
       return Int32Array.from(takeTensor(results, 'codes').data, Number)
     },
+    close: () => tower.close(),
+  }
+}
+
+/**
+ * Opens the way from pixels to latents, by which the denoiser reads condition images.
+ *
+ * @throws CheckpointError
+ */
+export async function openLatentEncoder(
+  checkpoint: Checkpoint,
+  options: StageOptions,
+): Promise<LatentEncoder> {
+  const { vae, cellPixels } = checkpoint
+  const graph = buildVaeEncoder(vae, await checkpoint.tensors('vae'))
+  const encoder = await openSession(graph, options)
+  return {
     async readLatents(pixels, grid) {
       const planes = toPlanes(pixels, grid, cellPixels)
       const shape = [1, 3, grid.rows * cellPixels, grid.columns * cellPixels]
@@ -72,10 +85,7 @@ export async function openSourceEncoder(
       requireFinite(latents, 'images')
       return { latents, mean: takeFloats(results, 'mean') }
     },
-    async close() {
-      await tower.close()
-      await encoder.close()
-    },
+    close: () => encoder.close(),
   }
 }
 

@@ -1,5 +1,5 @@
 import { EngineError } from '../engine-error.ts'
-import type { Checkpoint } from '../model/checkpoint.ts'
+import type { Checkpoint, TensorFolder } from '../model/checkpoint.ts'
 import { readAvailableBytes, requireMemory } from '../model/memory.ts'
 import type { Denoiser } from './denoise.ts'
 import type { StageOptions } from './glyph-encoder.ts'
@@ -11,74 +11,116 @@ import { decodeImage } from './read-image.ts'
 import type { Pixels } from './resample.ts'
 import { cacheBytes, joinCaches } from './source-cache.ts'
 import type { SourceCache } from './source-cache.ts'
-import { openSourceEncoder } from './source-encoder.ts'
-import type { SourceEncoder } from './source-encoder.ts'
+import { openLatentEncoder, openVisionTower } from './source-encoder.ts'
 import { countCells, upsample } from './visual-tokens.ts'
 import type { SourceCodes } from './visual-tokens.ts'
 
-/** Everything that a picture takes from its condition images. */
-export interface ReadSources {
-  readonly codes: readonly SourceCodes[]
-  readonly cache: SourceCache
-}
+/** A condition image and what the layout was written with. */
+export type CodedSource = PlannedSource & SourceCodes
 
-export interface SourceReader {
+/** Called after each part with the number of parts done; a throw from it ends the reading. */
+type OnPart = (done: number, total: number) => Promise<void>
+
+export interface CodeReader {
   /**
-   * Reads condition images, each once for all steps of a picture.
+   * Reads condition images as the writer sees them.
    *
    * @param sources at least one
-   * @param onPart called before the first part and after each with the parts done and their total; the next starts when
-   *   it resolves, and a throw from it ends the reading
    * @throws EngineError `invalid_request` for a broken file, `engine_failed` for numbers that are not finite
    * @throws CheckpointError
    */
-  read(
-    sources: readonly PlannedSource[],
-    onPart: (done: number, total: number) => Promise<void>,
-  ): Promise<ReadSources>
+  read(sources: readonly PlannedSource[], onPart: OnPart): Promise<SourceCodes[]>
   close(): Promise<void>
 }
 
-/** Per image: decoding, visual codes, latents, keys and values. */
-const PARTS_PER_SOURCE = 4
+export interface SourceReader {
+  /** Parts of reading so many images. */
+  partsOf(sources: readonly unknown[]): number
+  /**
+   * Reads condition images as the denoiser sees them, each once for all steps of a picture.
+   *
+   * @param sources at least one
+   * @throws as `CodeReader.read`
+   */
+  read(sources: readonly CodedSource[], onPart: OnPart): Promise<SourceCache>
+  close(): Promise<void>
+}
+
+/** Per image and reader: decoding and one graph, or two. */
+const PARTS_FOR_CODES = 2
+const PARTS_FOR_CACHE = 3
 /** The denoiser divides a cell of the token grid into two by two. */
 const TOKENS_PER_CELL = 4
 
-/** Prepares the reading of condition images; its graphs are opened when the first one comes. */
+/** Prepares the reading of condition images for the writer; its graph is opened when the first one comes. */
+export function createCodeReader(checkpoint: Checkpoint, options: StageOptions): CodeReader {
+  const tower = openLater(checkpoint, options, 'vision_language_encoder', openVisionTower)
+  return {
+    async read(sources, onPart) {
+      const total = sources.length * PARTS_FOR_CODES
+      let done = 0
+      await onPart(0, total)
+      // The writing would be for nothing.
+      requireRoom(checkpoint, sources)
+      const codes: SourceCodes[] = []
+      const opened = await tower.open()
+      for (const [index, source] of sources.entries()) {
+        const pixels = await decode(source, index)
+        await onPart(++done, total)
+        codes.push({ grid: source.grid, codes: await opened.readCodes(pixels, source.grid) })
+        await onPart(++done, total)
+      }
+      return codes
+    },
+    close: () => tower.close(),
+  }
+}
+
+/** Prepares the reading of condition images for the denoiser; its graph is opened when the first one comes. */
 export function createSourceReader(
   checkpoint: Checkpoint,
   denoiser: Denoiser,
   options: StageOptions,
 ): SourceReader {
-  let opened: SourceEncoder | null = null
-  const openOnce = async () => {
-    if (opened) return opened
-    if (options.provider !== 'cuda') await requireMemory(checkpoint, { part: 'images' })
-    opened = await openSourceEncoder(checkpoint, options)
-    return opened
-  }
+  const encoder = openLater(checkpoint, options, 'vae', openLatentEncoder)
   return {
+    partsOf: (sources) => sources.length * PARTS_FOR_CACHE,
     async read(sources, onPart) {
-      const total = sources.length * PARTS_PER_SOURCE
+      const total = sources.length * PARTS_FOR_CACHE
       let done = 0
-      const finishPart = () => onPart(++done, total)
-      await onPart(0, total)
       requireRoom(checkpoint, sources)
-      const encoder = await openOnce()
-      const codes: SourceCodes[] = []
+      const opened = await encoder.open()
       const caches: SourceCache[] = []
       for (const [index, source] of sources.entries()) {
         const pixels = await decode(source, index)
-        await finishPart()
-        const own = { grid: source.grid, codes: await encoder.readCodes(pixels, source.grid) }
-        await finishPart()
-        const { latents } = await encoder.readLatents(pixels, source.grid)
-        await finishPart()
-        caches.push(await readCache(checkpoint, denoiser, { ...own, latents }))
-        codes.push(own)
-        await finishPart()
+        await onPart(++done, total)
+        const { latents } = await opened.readLatents(pixels, source.grid)
+        await onPart(++done, total)
+        caches.push(await readCache(checkpoint, denoiser, { ...source, latents }))
+        await onPart(++done, total)
       }
-      return { codes, cache: joinCaches(caches, checkpoint.transformer) }
+      return joinCaches(caches, checkpoint.transformer)
+    },
+    close: () => encoder.close(),
+  }
+}
+
+/** Something that is opened at its first use. */
+function openLater<Opened extends { close(): Promise<void> }>(
+  checkpoint: Checkpoint,
+  options: StageOptions,
+  folder: TensorFolder,
+  open: (checkpoint: Checkpoint, options: StageOptions) => Promise<Opened>,
+) {
+  let opened: Opened | null = null
+  return {
+    async open(): Promise<Opened> {
+      if (opened) return opened
+      if (options.provider !== 'cuda') {
+        await requireMemory(checkpoint, { part: 'images', folders: [folder] })
+      }
+      opened = await open(checkpoint, options)
+      return opened
     },
     async close() {
       await opened?.close()

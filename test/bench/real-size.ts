@@ -27,7 +27,7 @@ import { openDenoiser } from '../../gpu-worker/pipeline/denoise.ts'
 import { openGlyphEncoder } from '../../gpu-worker/pipeline/glyph-encoder.ts'
 import type { StageOptions } from '../../gpu-worker/pipeline/glyph-encoder.ts'
 import { RUNTIME_VERSION } from '../../gpu-worker/pipeline/session.ts'
-import { openSourceEncoder } from '../../gpu-worker/pipeline/source-encoder.ts'
+import { openLatentEncoder, openVisionTower } from '../../gpu-worker/pipeline/source-encoder.ts'
 import { openVisualTokenWriter } from '../../gpu-worker/pipeline/visual-tokens.ts'
 import { describeMachine } from '../support/machine.ts'
 import { writeRealCheckpoint } from '../support/real-checkpoint.ts'
@@ -46,7 +46,8 @@ const ROWS: Record<string, { open: Stage; options: StageOptions }> = {
   'quoted text, mapped': { open: openGlyphEncoder, options: MAPPED },
   'denoiser, mapped': { open: openDenoiser, options: MAPPED },
   'pixels, mapped': { open: openPixelDecoder, options: MAPPED },
-  'images, mapped': { open: openSourceEncoder, options: MAPPED },
+  'images for the layout, mapped': { open: openVisionTower, options: MAPPED },
+  'images for the denoiser, mapped': { open: openLatentEncoder, options: MAPPED },
   'quoted text, product': { open: openGlyphEncoder, options: PRODUCT },
   'pixels, product': { open: openPixelDecoder, options: PRODUCT },
 }

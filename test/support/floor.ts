@@ -109,6 +109,7 @@ export async function openFloor() {
         times?: Partial<WorkerTimes>
         store?: PictureStore
         isWired?: boolean
+        slots?: number
       } = {},
     ): Promise<InsideWorker> {
       const log: LogEntry[] = []
@@ -118,6 +119,7 @@ export async function openFloor() {
           DATABASE_URL: options.isWired ? wire.url : database.url,
           OBJECT_DIR: objectDir,
           MODEL_DIR,
+          SLOTS: String(options.slots ?? 1),
         }),
         ...(options.store && { store: options.store }),
         engine: options.engine ?? (await sharedEngine()),

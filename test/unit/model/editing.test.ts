@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 
 import { openCheckpoint } from '../../../gpu-worker/model/checkpoint.ts'
 import { readEditingConfig, visionSchema } from '../../../gpu-worker/model/editing.ts'
-import { openSourceEncoder } from '../../../gpu-worker/pipeline/source-encoder.ts'
+import { openLatentEncoder } from '../../../gpu-worker/pipeline/source-encoder.ts'
 import { createCheckpointCopies } from '../../support/checkpoints.ts'
 import type { CheckpointCopies } from '../../support/checkpoints.ts'
 import { PUBLISHED_CONFIGS } from '../../support/published.ts'
@@ -113,7 +113,7 @@ test.each([
   await writeSafetensors(join(dir, 'vae/more.safetensors'), [
     { name: tensor, dtype: 'F32', shape: [1], bytes },
   ])
-  const opening = openSourceEncoder(await openCheckpoint(dir), { compute: 'float32', threads: 1 })
+  const opening = openLatentEncoder(await openCheckpoint(dir), { compute: 'float32', threads: 1 })
   await expect(opening).rejects.toThrow(
     `tensor ${tensor} belongs to ${key} of vae/config.json, which is not supported`,
   )

@@ -119,8 +119,11 @@ describe('an edit', () => {
     expect(Object.keys(made.timingsMs)[0]).toBe('images')
     const ofImages = seen.filter(({ stage }) => stage === 'images')
     expect(seen.slice(0, ofImages.length)).toEqual(ofImages)
-    expect(ofImages.map(({ step }) => step)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8])
-    expect(ofImages.every(({ total }) => total === 8)).toBe(true)
+    expect(ofImages.map(({ step }) => step)).toEqual([0, 1, 2, 3, 4])
+    expect(ofImages.every(({ total }) => total === 4)).toBe(true)
+    const ofGlyph = seen.filter(({ stage }) => stage === 'glyph')
+    expect(ofGlyph.map(({ step }) => step)).toEqual([0, 1, 2, 3, 4, 5, 6, 7])
+    expect(ofGlyph.every(({ total }) => total === 7)).toBe(true)
   })
 
   test.each<[string, Partial<ImageRequest>, RegExp]>([
