@@ -4,6 +4,7 @@ import { once } from 'node:events'
 
 import { EngineError, ofFailure } from './engine-error.ts'
 import type { EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
+import type { LoadProgress } from './pipeline/glm-image.ts'
 import type {
   GenerateHooks,
   ImageRequest,
@@ -12,7 +13,7 @@ import type {
 } from './pipeline/image-request.ts'
 
 export interface EngineTimes {
-  /** Opening a checkpoint: on a card every weight is copied there. */
+  /** Without any report while the model is opened: on a card every weight is copied there. */
   startTimeoutMs: number
   /** From an abort to the answer; past it the child is killed. */
   cancelTimeoutMs: number
@@ -31,6 +32,11 @@ export interface EngineChild {
   close(): Promise<void>
 }
 
+export interface LoadHooks {
+  signal?: AbortSignal
+  onLoading?: (progress: LoadProgress) => void
+}
+
 const CHILD_FILE = new URL('./engine-process.ts', import.meta.url)
 /** How much of the child's last words goes into the error about its end. */
 const STDERR_TAIL = 500
@@ -40,14 +46,15 @@ const CLOSE_TIMEOUT_MS = 2_000
 /**
  * Starts a process and opens the model in it. Whatever fails, the process has ended when the call returns.
  *
- * @param signal ends the process while it opens the model
+ * @param hooks.signal ends the process while it opens the model
+ * @param hooks.onLoading told of the opening
  * @throws EngineError `model_invalid`, `provider_unavailable`, `engine_crashed`, `canceled`, or `engine_timeout` after
- *   `startTimeoutMs`
+ *   `startTimeoutMs` without a report
  */
 export async function startChild(
   model: EngineModel,
   times: EngineTimes,
-  signal?: AbortSignal,
+  { signal, onLoading }: LoadHooks,
 ): Promise<EngineChild> {
   const child = fork(CHILD_FILE, [], {
     // This process's own flags may be a test runner's or a debugger's.
@@ -65,7 +72,10 @@ export async function startChild(
     const opening = converse(child, words, {
       callId: null,
       silenceMs: times.startTimeoutMs,
-      read: (report) => (report.type === 'ready' ? report.info : null),
+      read(report) {
+        if (report.type === 'loading') onLoading?.(report.progress)
+        return report.type === 'ready' ? report.info : null
+      },
     })
     post(child, { type: 'open', model })
     return createChild({ child, words, info: await opening, times })

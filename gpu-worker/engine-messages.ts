@@ -1,5 +1,6 @@
 import type { EngineFailure } from './engine-error.ts'
 import type { ImageRequest, ImageResult, ModelInfo, Progress } from './pipeline/image-request.ts'
+import type { LoadProgress } from './pipeline/glm-image.ts'
 import type { Provider } from './pipeline/session.ts'
 
 /** What a child needs to open a model. */
@@ -26,6 +27,7 @@ export type EngineCommand =
 
 /** Child to parent. Exactly one `result` or `failed` answers each `generate`; at most one `tokens` comes before. */
 export type EngineReport =
+  | { type: 'loading'; callId: null; progress: LoadProgress }
   | { type: 'ready'; callId: null; info: ModelInfo }
   | { type: 'progress'; callId: number; progress: Progress }
   | { type: 'tokens'; callId: number; tokens: Int32Array }

@@ -1,7 +1,7 @@
 import { toFailure } from './engine-error.ts'
 import type { EngineCommand, EngineModel, EngineReport } from './engine-messages.ts'
 import { openPipeline } from './pipeline/glm-image.ts'
-import type { Pipeline } from './pipeline/glm-image.ts'
+import type { LoadProgress, Pipeline } from './pipeline/glm-image.ts'
 import type { ImageRequest } from './pipeline/image-request.ts'
 import { openStagesInThreads } from './thread-stages.ts'
 
@@ -9,6 +9,9 @@ import { openStagesInThreads } from './thread-stages.ts'
  * The child that holds the model: a crash in native code ends this process and not the one that holds leases and
  * connections. The model runs in threads, so this one always hears its parent.
  */
+
+/** Between two reports of the reading. */
+const REPORT_MS = 500
 
 let pipeline: Pipeline | null = null
 const calls = new Map<number, AbortController>()
@@ -40,7 +43,16 @@ async function handle(command: EngineCommand): Promise<void> {
 async function openModel(model: EngineModel): Promise<void> {
   try {
     const { modelDir, slots = 1, ...options } = model
-    pipeline = await openPipeline(modelDir, { ...options, batch: slots }, openStagesInThreads)
+    const onLoading = (progress: LoadProgress) => {
+      // The last block of the weights and a few between.
+      const isDue = progress.done === progress.total || performance.now() - saidAt >= REPORT_MS
+      if (progress.part === 'read' && !isDue) return
+      saidAt = performance.now()
+      send({ type: 'loading', callId: null, progress })
+    }
+    let saidAt = -Infinity
+    const own = { ...options, batch: slots, onLoading }
+    pipeline = await openPipeline(modelDir, own, openStagesInThreads)
     send({ type: 'ready', callId: null, info: pipeline.info })
   } catch (error) {
     send({ type: 'failed', callId: null, failure: toFailure(error) })

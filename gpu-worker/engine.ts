@@ -1,5 +1,5 @@
 import { startChild } from './engine-child.ts'
-import type { EngineTimes } from './engine-child.ts'
+import type { EngineTimes, LoadHooks } from './engine-child.ts'
 import { EngineError } from './engine-error.ts'
 import { MAX_IMAGES_BYTES } from './engine-messages.ts'
 import type { EngineModel } from './engine-messages.ts'
@@ -50,12 +50,13 @@ const DEFAULT_TIMES: EngineTimes = {
  *
  * @param options.slots pictures that are made at once
  * @param options.signal ends the opening
+ * @param options.onLoading told of this opening and of those after a crash
  * @throws EngineError `model_invalid` when the checkpoint cannot be used, `provider_unavailable`, `canceled`
  */
 export async function startEngine(
-  options: EngineModel & Partial<EngineTimes> & { signal?: AbortSignal },
+  options: EngineModel & Partial<EngineTimes> & LoadHooks,
 ): Promise<Engine> {
-  const { modelDir, threads, provider, slots = 1, signal, ...ownTimes } = options
+  const { modelDir, threads, provider, slots = 1, signal, onLoading, ...ownTimes } = options
   const times = { ...DEFAULT_TIMES, ...ownTimes }
   const model: EngineModel = {
     modelDir,
@@ -69,8 +70,10 @@ export async function startEngine(
     })
   }
   const closing = new AbortController()
-  const kept = keepChild(await startChild(model, times, signal), {
-    start: (ends) => startChild(model, times, ends),
+  const hooks = onLoading === undefined ? {} : { onLoading }
+  const first = startChild(model, times, signal ? { ...hooks, signal } : hooks)
+  const kept = keepChild(await first, {
+    start: (ends) => startChild(model, times, { ...hooks, signal: ends }),
     closing: closing.signal,
   })
   return toEngine(kept, { slots, closing })

@@ -2,6 +2,7 @@ import { startEngine } from './engine.ts'
 import type { Engine } from './engine.ts'
 import { readWorkerEnv, slotsOf } from './env.ts'
 import type { WorkerEnv } from './env.ts'
+import type { LoadProgress } from './pipeline/glm-image.ts'
 import { openRemoteEngine } from './remote-engine.ts'
 import { DRAIN_MS } from './settings.ts'
 import { startWorker } from './worker.ts'
@@ -9,6 +10,22 @@ import { startWorker } from './worker.ts'
 /** One JSON line per event on standard output. */
 function log(entry: Record<string, unknown>): void {
   console.log(JSON.stringify({ time: new Date().toISOString(), ...entry }))
+}
+
+/** Between two lines about the reading of weights. */
+const LOADING_LOG_MS = 5_000
+
+/** A worker takes no job before its model is open, which may take minutes; meanwhile it says how far it is. */
+function createLoadingLog(): (progress: LoadProgress) => void {
+  let part = ''
+  let saidAt = -Infinity
+  return (progress) => {
+    const now = performance.now()
+    if (progress.part === part && now - saidAt < LOADING_LOG_MS) return
+    part = progress.part
+    saidAt = now
+    log({ level: 'info', event: 'loading', ...progress })
+  }
 }
 
 function openEngine(env: WorkerEnv): Promise<Engine> {
@@ -25,6 +42,7 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
     modelDir: env.MODEL_DIR ?? '',
     provider: env.PROVIDER,
     slots: slotsOf(env),
+    onLoading: createLoadingLog(),
     ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
   })
 }

@@ -13,6 +13,11 @@ const OF_IMAGES: Partial<Record<TensorFolder, RegExp>> = {
   vae: /^encoder\./,
 }
 
+/** Whether the graphs of a part take a tensor. */
+export function isOfPart(folder: TensorFolder, name: string, part: Part): boolean {
+  return (OF_IMAGES[folder]?.test(name) === true) === (part === 'images')
+}
+
 /** Tables of which a few rows are taken in the type of the file, and what no graph takes at all. */
 const NEVER_WIDENED: Partial<Record<TensorFolder, RegExp>> = {
   vision_language_encoder: /\.(embed_tokens|position_embedding|post_quant_conv)\./,
@@ -51,8 +56,7 @@ export async function widenedBytes(
   for (const folder of folders) {
     const tensors = await checkpoint.tensors(folder)
     for (const name of tensors.names()) {
-      const isOfImages = OF_IMAGES[folder]?.test(name) === true
-      if (isOfImages !== (part === 'images') || NEVER_WIDENED[folder]?.test(name)) continue
+      if (!isOfPart(folder, name, part) || NEVER_WIDENED[folder]?.test(name)) continue
       const { dtype, length } = tensors.get(name)
       if (dtype === 'BF16' || dtype === 'F16') bytes += 2 * length
     }

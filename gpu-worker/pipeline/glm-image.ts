@@ -1,7 +1,10 @@
 import { openCheckpoint } from '../model/checkpoint.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import { canEdit } from '../model/editing.ts'
+import { requireCardMemory } from '../model/card-memory.ts'
 import { requireMemory } from '../model/memory.ts'
+import { readSize } from '../model/serving.ts'
+import { warmFiles } from '../model/warm-read.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import type { GenerateHooks, ImageRequest, ImageResult, ModelInfo } from './image-request.ts'
 import { openPainterStage } from './painter-stage.ts'
@@ -43,8 +46,17 @@ export interface Stages {
 /** Opens both halves of the model, in whatever thread. */
 export type OpenStages = (checkpoint: Checkpoint, options: PipelineOptions) => Promise<Stages>
 
+export interface LoadProgress {
+  /** In this order; only a card is warmed. */
+  part: 'read' | 'open' | 'warm'
+  /** Bytes of `read`; of the others 0 of 1. */
+  done: number
+  total: number
+}
+
 /**
- * Opens a checkpoint folder for generation.
+ * Opens a checkpoint folder for generation. Memory is asked for first, then the weights are read, then the graphs are
+ * opened; on a card a first picture is made, because kernels are chosen and loaded at their first use.
  *
  * @param openStages without it both halves are opened in this thread; each run of a graph then blocks its event loop
  * @throws CheckpointError naming the file and what is wrong with it, or the memory that is missing
@@ -52,13 +64,17 @@ export type OpenStages = (checkpoint: Checkpoint, options: PipelineOptions) => P
  */
 export async function openPipeline(
   modelDir: string,
-  options: PipelineOptions = {},
+  options: PipelineOptions & { onLoading?: (progress: LoadProgress) => void } = {},
   openStages: OpenStages = openStagesHere,
 ): Promise<Pipeline> {
+  const { onLoading = () => {}, ...stageOptions } = options
+  const isCard = options.provider === 'cuda'
   await requireProvider(options.provider ?? 'cpu')
   const checkpoint = await openCheckpoint(modelDir)
-  if (options.provider !== 'cuda') await requireMemory(checkpoint)
-  const stages = await openStages(checkpoint, options)
+  await (isCard ? requireCardMemory(checkpoint) : requireMemory(checkpoint))
+  await warmFiles(checkpoint, (done, total) => onLoading({ part: 'read', done, total }))
+  onLoading({ part: 'open', done: 0, total: 1 })
+  const stages = await openStages(checkpoint, stageOptions)
   const { serving } = checkpoint
   const info: ModelInfo = {
     model: serving.model,
@@ -69,6 +85,10 @@ export async function openPipeline(
     images: (await canEdit(checkpoint)) ? serving.images : null,
     weightsHash: await checkpoint.hash(),
     provider: options.provider ?? 'cpu',
+  }
+  if (isCard) {
+    onLoading({ part: 'warm', done: 0, total: 1 })
+    await drawFirst(checkpoint, stages)
   }
   return {
     info,
@@ -101,6 +121,13 @@ function toStageOptions({ threads, provider }: PipelineOptions): StageOptions {
     ...(threads !== undefined && { threads }),
     ...(provider !== undefined && { provider }),
   }
+}
+
+/** A picture that nobody sees, of one step. */
+async function drawFirst(checkpoint: Checkpoint, stages: Stages): Promise<void> {
+  const size = readSize(checkpoint.serving.size.default)
+  const request = { prompt: "A sign 'OPEN'", ...size, seed: 0, steps: 1, format: 'png' } as const
+  await generate(checkpoint, stages, await planRequest(checkpoint, request), {})
 }
 
 async function generate(

@@ -22,6 +22,8 @@ export interface SessionOptions {
    * once in little memory, and each run is several times slower.
    */
   foldWeights?: boolean
+  /** True refuses a graph of which the provider leaves any part to the processor. */
+  isStrict?: boolean
 }
 
 export interface Session {
@@ -59,6 +61,7 @@ export async function openSession(
         ? { optimization: { disable_specified_optimizers: 'ConstantFolding' } }
         : {}),
       session: {
+        ...(options.isStrict && { disable_cpu_ep_fallback: '1' }),
         model_external_initializers_file_folder_path: '/',
         disable_prepacking: provider === 'cpu' ? '1' : '0',
         use_device_allocator_for_initializers: provider === 'cpu' ? '0' : '1',
@@ -80,7 +83,8 @@ export async function openSession(
 }
 
 /**
- * Finds out whether a provider works at all, so that its absence is not taken for a fault of the model.
+ * Finds out whether a provider works at all, so that its absence is not taken for a fault of the model. A runtime that
+ * would quietly leave the work to the processor counts as one without it.
  *
  * @throws EngineError `provider_unavailable` with the cure
  */
@@ -90,7 +94,7 @@ export async function requireProvider(provider: Provider): Promise<void> {
   const x = g.input('x', 'float32', [1])
   g.output(g.op('Add', [x, x]), 'y', 'float32', [1])
   try {
-    await (await openSession(g.toBytes(), { provider })).close()
+    await (await openSession(g.toBytes(), { provider, isStrict: true })).close()
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause)
     throw new EngineError(

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { EngineError, startEngine } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
+import type { LoadProgress } from '../../gpu-worker/pipeline/glm-image.ts'
 import type { ImageRequest, Progress } from '../../gpu-worker/pipeline/image-request.ts'
 import { createCheckpointCopies } from '../support/checkpoints.ts'
 import { drawPicture } from '../support/pictures.ts'
@@ -283,6 +284,26 @@ test('a closed engine refuses calls, ends a running one, and can be closed again
   await engine.close()
   expect(await running).toMatchObject({ code: 'engine_closed' })
   expect(await outcomeOf(engine.generate(REQUEST))).toMatchObject({ code: 'engine_closed' })
+})
+
+test('opening tells of the weights that are read and then of the graphs, after a crash too', async () => {
+  const seen: LoadProgress[] = []
+  const engine = await startEngine({
+    modelDir: MODEL_DIR,
+    threads: 1,
+    onLoading: (progress) => void seen.push(progress),
+  })
+  const parts = () => [...new Set(seen.map(({ part }) => part))]
+  expect(parts()).toEqual(['read', 'open'])
+  const read = seen.findLast(({ part }) => part === 'read')!
+  expect(read.done).toBe(read.total)
+  expect(read.total).toBeGreaterThan(1_000_000)
+  seen.length = 0
+  process.kill(engine.pid!, 'SIGKILL')
+  await outcomeOf(engine.generate(REQUEST))
+  await outcomeOf(engine.generate(REQUEST))
+  expect(parts()).toEqual(['read', 'open'])
+  await engine.close()
 })
 
 test('a folder that is no checkpoint is refused with the file at fault', async () => {

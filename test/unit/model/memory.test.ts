@@ -4,8 +4,10 @@ import { join } from 'node:path'
 
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
+import { cardBytes, requireCardMemory } from '../../../gpu-worker/model/card-memory.ts'
 import { openCheckpoint } from '../../../gpu-worker/model/checkpoint.ts'
 import { requireMemory } from '../../../gpu-worker/model/memory.ts'
+import { warmFiles } from '../../../gpu-worker/model/warm-read.ts'
 import { createCheckpointCopies } from '../../support/checkpoints.ts'
 import type { CheckpointCopies } from '../../support/checkpoints.ts'
 import { writeRealCheckpoint } from '../../support/real-checkpoint.ts'
@@ -44,4 +46,30 @@ test('the published checkpoint needs 61.5 GB on a processor, and more for images
 
 test('weights in float32 stay in their files and need no room', async () => {
   await requireMemory(await openCheckpoint(GOLDEN), { availableBytes: 0 })
+})
+
+test('weights that have no room on the card are refused with both sizes before they are read', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'real-size-'))
+  await writeRealCheckpoint(dir, join(GOLDEN, 'processor'))
+  const checkpoint = await openCheckpoint(dir)
+  const free = (gigabytes: number | null) => () =>
+    Promise.resolve(gigabytes === null ? null : gigabytes * 1e9)
+  await expect(requireCardMemory(checkpoint, free(24))).rejects.toMatchObject({
+    code: 'model_invalid',
+    message: `${dir}: needs 33.5 GB of the card's memory for its weights, 24.0 GB free`,
+  })
+  await requireCardMemory(checkpoint, free(80))
+  await requireCardMemory(checkpoint, free(null))
+  await rm(dir, { recursive: true })
+})
+
+test('weights are read once from front to back, those of the images left out, or not at all without room', async () => {
+  const checkpoint = await openCheckpoint(GOLDEN)
+  const seen: [number, number][] = []
+  const total = await warmFiles(checkpoint, (done, all) => void seen.push([done, all]))
+  expect(total).toBe(await cardBytes(checkpoint))
+  expect(seen[0]).toEqual([0, total])
+  expect(seen.at(-1)).toEqual([total, total])
+  expect(seen.map(([done]) => done)).toEqual(seen.map(([done]) => done).toSorted((a, b) => a - b))
+  expect(await warmFiles(checkpoint, () => {}, total - 1)).toBe(0)
 })
