@@ -10,6 +10,8 @@ export interface EngineModel {
   provider?: Provider
   /** Pictures that are made at once. */
   slots?: number
+  /** See `PipelineOptions`. */
+  stepCache?: number
 }
 
 /**

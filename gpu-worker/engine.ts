@@ -56,13 +56,23 @@ const DEFAULT_TIMES: EngineTimes = {
 export async function startEngine(
   options: EngineModel & Partial<EngineTimes> & LoadHooks,
 ): Promise<Engine> {
-  const { modelDir, threads, provider, slots = 1, signal, onLoading, ...ownTimes } = options
+  const {
+    modelDir,
+    threads,
+    provider,
+    slots = 1,
+    stepCache,
+    signal,
+    onLoading,
+    ...ownTimes
+  } = options
   const times = { ...DEFAULT_TIMES, ...ownTimes }
   const model: EngineModel = {
     modelDir,
     slots,
     ...(threads === undefined ? {} : { threads }),
     ...(provider === undefined ? {} : { provider }),
+    ...(stepCache === undefined ? {} : { stepCache }),
   }
   if (provider === 'cuda') {
     process.emitWarning('provider cuda is not proven: this code has only run on processors', {

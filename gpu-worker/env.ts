@@ -33,6 +33,8 @@ const schema = z
     PROVIDER: z.enum(['cpu', 'cuda']).default('cpu'),
     /** Jobs at once: their layouts are written together, and one is painted meanwhile. Absent: see `slotsOf`. */
     SLOTS: z.coerce.number().int().min(1).max(16).optional(),
+    /** Above 0 steps that would change little are left out: faster and not the same picture. See `createStepCache`. */
+    STEP_CACHE: z.coerce.number().min(0).max(10).default(0),
     /** With both, the gateway is told of every finished job, so that webhooks leave at once. */
     GATEWAY_URL: z.url({ protocol: /^https?$/ }).optional(),
     /** The secret of the gateway's internal routes, derived from its pepper with the label `internal`. */

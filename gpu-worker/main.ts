@@ -42,6 +42,7 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
     modelDir: env.MODEL_DIR ?? '',
     provider: env.PROVIDER,
     slots: slotsOf(env),
+    stepCache: env.STEP_CACHE,
     onLoading: createLoadingLog(),
     ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
   })

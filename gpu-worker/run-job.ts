@@ -218,6 +218,7 @@ function runInfoOf({ engine, made }: Attempt): Record<string, unknown> {
   return {
     weights_hash: engine.info.weightsHash,
     provider: engine.info.provider,
+    ...(engine.info.stepCache && { step_cache: engine.info.stepCache }),
     engine_seconds: Math.round(totalMs) / 1_000,
     ...(first === undefined
       ? {}

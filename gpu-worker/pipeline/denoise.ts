@@ -62,17 +62,19 @@ export interface Denoiser {
   readSource(source: Source): Promise<SourceCache>
   /** Runs everything that does not depend on the step, once per picture. */
   prepare(inputs: DenoiseInputs): Promise<DenoiseConditions>
+  /** What the time does to every block: float32 [12 * layers + 2, D], the first block's rows first. */
+  modulate(timestep: number, conditions: DenoiseConditions): Promise<HostTensor>
   /**
    * Evaluates one step.
    *
    * @param patches float32 [tokens, channels * patch^2]; see `toPatches`
-   * @param timestep the unshifted timestep minus one
+   * @param time the unshifted timestep minus one, or what `modulate` gave for it
    * @param guided false skips the unconditional branch
    * @returns velocities in the same layout as `patches`
    */
   evaluate(
     patches: Float32Array,
-    timestep: number,
+    time: number | HostTensor,
     conditions: DenoiseConditions,
     guided: boolean,
   ): Promise<Velocities>
@@ -97,10 +99,16 @@ export async function openDenoiser(
   return {
     readSource: (source) => readSource(graphs, checkpoint, source),
     prepare: (inputs) => prepare(graphs, checkpoint, inputs),
-    async evaluate(patches, timestep, { conditional, unconditional, sizeEmbedding }, guided) {
+    modulate: (timestep, { sizeEmbedding }) =>
+      modulate(graphs, config, { timestep, sizeEmbedding }),
+    async evaluate(patches, time, { conditional, unconditional, sizeEmbedding }, guided) {
+      const modulation =
+        typeof time === 'number'
+          ? await modulate(graphs, config, { timestep: time, sizeEmbedding })
+          : time
       const shared = {
         patches: toInput(patches, config),
-        modulation: await modulate(graphs, config, { timestep, sizeEmbedding }),
+        modulation,
         kept: toCount(0),
       }
       const run = async ({ sources, ...branch }: Branch) => {

@@ -36,6 +36,8 @@ export interface PipelineOptions {
   provider?: Provider
   /** Pictures whose layout is written at once; see `openWriterStage`. */
   batch?: number
+  /** Leaves steps out, which changes pictures; see `createStepCache`. */
+  stepCache?: number
 }
 
 export interface Stages {
@@ -85,6 +87,7 @@ export async function openPipeline(
     images: (await canEdit(checkpoint)) ? serving.images : null,
     weightsHash: await checkpoint.hash(),
     provider: options.provider ?? 'cpu',
+    ...(options.stepCache && { stepCache: options.stepCache }),
   }
   if (isCard) {
     onLoading({ part: 'warm', done: 0, total: 1 })
@@ -111,7 +114,10 @@ export const openHalf = {
   writer: (checkpoint: Checkpoint, options: PipelineOptions): Promise<WriterStage> =>
     openWriterStage(checkpoint, { ...toStageOptions(options), batch: options.batch ?? 1 }),
   painter: (checkpoint: Checkpoint, options: PipelineOptions): Promise<PainterStage> =>
-    openPainterStage(checkpoint, toStageOptions(options)),
+    openPainterStage(checkpoint, {
+      ...toStageOptions(options),
+      stepCache: options.stepCache ?? 0,
+    }),
 }
 
 /** The processor has no bfloat16 kernels for most operators; the card has, and float32 would double its memory. */

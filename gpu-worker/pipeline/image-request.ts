@@ -61,6 +61,8 @@ export interface ModelInfo {
   images: ImageRules | null
   weightsHash: string
   provider: string
+  /** The threshold by which steps are left out; absent where none is. */
+  stepCache?: number
 }
 
 export interface GenerateHooks {

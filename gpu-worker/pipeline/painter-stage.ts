@@ -1,4 +1,5 @@
 import type { Checkpoint } from '../model/checkpoint.ts'
+import { VECTORS_PER_BLOCK } from '../model/transformer-conditions.ts'
 import type { CheckedRequest } from './check-request.ts'
 import { openPixelDecoder } from './decode.ts'
 import { openDenoiser } from './denoise.ts'
@@ -11,10 +12,12 @@ import type { ImageResult, Progress } from './image-request.ts'
 import { createNoise } from './noise.ts'
 import { requireFinite } from './outputs.ts'
 import { fromPatches, toPatches } from './patches.ts'
+import type { HostTensor } from './session.ts'
 import { createSourceReader } from './source-reader.ts'
 import type { CodedSource } from './source-reader.ts'
 import { pause, startTimer } from './stage.ts'
 import type { Stage } from './stage.ts'
+import { createStepCache } from './step-cache.ts'
 import { planWrittenGrids, upsample } from './visual-tokens.ts'
 
 export interface PaintInput {
@@ -28,6 +31,11 @@ export type Painted = Pick<ImageResult, 'bytes' | 'contentType' | 'sha256' | 'ti
 
 export type PainterStage = Stage<PaintInput, Painted>
 
+export interface PainterOptions {
+  /** See `createStepCache`; absent or 0: every step is computed. */
+  stepCache?: number
+}
+
 /**
  * Opens the second half of the model: from the layout to the file of a picture. One picture at a time, in the order of
  * the calls: one fills a card, and several at once would all end late. Only the making of the file does not hold up the
@@ -37,7 +45,7 @@ export type PainterStage = Stage<PaintInput, Painted>
  */
 export async function openPainterStage(
   checkpoint: Checkpoint,
-  options: StageOptions,
+  options: StageOptions & PainterOptions,
 ): Promise<PainterStage> {
   const parts = await openParts(checkpoint, options)
   let turn: Promise<unknown> = Promise.resolve()
@@ -64,7 +72,7 @@ export async function openPainterStage(
 type Parts = Awaited<ReturnType<typeof openParts>>
 type Report = (progress: Progress) => Promise<void>
 
-async function openParts(checkpoint: Checkpoint, options: StageOptions) {
+async function openParts(checkpoint: Checkpoint, options: StageOptions & PainterOptions) {
   const glyphs = await openGlyphEncoder(checkpoint, { ...options, compute: 'float32' })
   const denoiser = await openDenoiser(checkpoint, options)
   return {
@@ -74,6 +82,7 @@ async function openParts(checkpoint: Checkpoint, options: StageOptions) {
     denoiser,
     decoder: await openPixelDecoder(checkpoint, options),
     sources: createSourceReader(checkpoint, denoiser, options),
+    stepCache: options.stepCache ?? 0,
   }
 }
 
@@ -119,28 +128,51 @@ async function denoise(
   conditions: DenoiseConditions,
   report: Report,
 ): Promise<Float32Array> {
-  const { checkpoint, denoiser } = parts
-  const { seed, steps, guidanceScale } = request
+  const { checkpoint } = parts
+  const { seed, steps } = request
   const { inChannels: channels, patchSize: patch } = checkpoint.transformer
   const layout = { channels, patch, ...toLatentGrid(parts, request) }
   const patches = toPatches(createNoise(seed, channels * layout.rows * layout.columns), layout)
   const tokenCount = (layout.rows / patch) * (layout.columns / patch)
   const { timesteps, sigmas } = createSchedule(checkpoint.scheduler, { steps, tokenCount })
+  const cache = createStepCache(
+    parts.stepCache,
+    VECTORS_PER_BLOCK * checkpoint.transformer.innerSize,
+  )
   await report({ stage: 'denoise', step: 0, total: steps })
   for (const [step, timestep] of timesteps.entries()) {
-    const { conditional, unconditional } = await denoiser.evaluate(
-      patches,
-      timestep - 1,
-      conditions,
-      guidanceScale > 1,
-    )
-    if (unconditional) applyGuidance(conditional, unconditional, guidanceScale)
-    requireFinite(conditional, 'denoise')
+    const modulation = await parts.denoiser.modulate(timestep - 1, conditions)
+    const velocity =
+      cache.reuse(takeRows(modulation), step === steps - 1) ??
+      cache.keep(await evaluate(parts, { patches, modulation, conditions, request }))
     const [sigma = 0, sigmaNext = 0] = sigmas.subarray(step, step + 2)
-    stepEuler(patches, conditional, { sigma, sigmaNext })
+    stepEuler(patches, velocity, { sigma, sigmaNext })
     await report({ stage: 'denoise', step: step + 1, total: steps })
   }
   return fromPatches(patches, layout)
+}
+
+async function evaluate(
+  { denoiser }: Parts,
+  input: Pick<PaintInput, 'request'> & {
+    patches: Float32Array
+    modulation: HostTensor
+    conditions: DenoiseConditions
+  },
+): Promise<Float32Array> {
+  const { patches, modulation, conditions } = input
+  const { guidanceScale } = input.request
+  const isGuided = guidanceScale > 1
+  const velocities = await denoiser.evaluate(patches, modulation, conditions, isGuided)
+  const { conditional, unconditional } = velocities
+  if (unconditional) applyGuidance(conditional, unconditional, guidanceScale)
+  requireFinite(conditional, 'denoise')
+  return conditional
+}
+
+function takeRows({ data }: HostTensor): Float32Array {
+  if (!(data instanceof Float32Array)) throw new Error('the modulation is not float32')
+  return data
 }
 
 function toLatentGrid(
