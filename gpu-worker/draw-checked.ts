@@ -14,6 +14,9 @@ export interface CheckedPicture {
   unbilledReason: UnbilledReason | null
 }
 
+/** What of an attempt a checked drawing needs. */
+export type Checking = Pick<Attempt, 'job' | 'reader' | 'signal' | 'onPicture' | 'spent' | 'log'>
+
 /** Left of the job's time for reading, storing and settling, and for clocks that differ. */
 const DEADLINE_MARGIN_MS = 60_000
 
@@ -28,7 +31,7 @@ const DEADLINE_MARGIN_MS = 60_000
  * @throws what `draw` throws while there is no picture yet, or when the attempt has to end
  */
 export async function drawChecked(
-  attempt: Attempt,
+  attempt: Checking,
   idx: number,
   draw: (seed: number) => Promise<ImageResult>,
 ): Promise<CheckedPicture> {
@@ -64,7 +67,7 @@ function seedOf({ seed, n }: JobRow, { idx, draws }: Drawing): number {
   return (seed + idx + n * (draws - 1)) % 2 ** 32
 }
 
-async function drawOnce(attempt: Attempt, drawing: Drawing): Promise<CheckedPicture> {
+async function drawOnce(attempt: Checking, drawing: Drawing): Promise<CheckedPicture> {
   const { job, reader, signal } = attempt
   const result = await drawing.draw(seedOf(job, drawing))
   const { textTerms: terms } = job
@@ -75,7 +78,7 @@ async function drawOnce(attempt: Attempt, drawing: Drawing): Promise<CheckedPict
 }
 
 /** @returns null when it failed, which is no reason to lose what is there */
-async function drawAgain(attempt: Attempt, drawing: Drawing): Promise<CheckedPicture | null> {
+async function drawAgain(attempt: Checking, drawing: Drawing): Promise<CheckedPicture | null> {
   const { job, signal, log } = attempt
   try {
     return await drawOnce(attempt, drawing)
