@@ -6,6 +6,8 @@ export interface Comparison {
   readonly wordAccuracy: number
   /** Mean nearness of each expected word to the nearest one that was read, 0 to 1. */
   readonly ned: number
+  /** Words that were expected in all. */
+  readonly wordCount: number
   readonly texts: { expected: string; matched: boolean; missing: string[] }[]
 }
 
@@ -39,6 +41,7 @@ export function compareTexts(expected: readonly string[], lines: readonly string
   const missing = open.flatMap((entry) => entry.missing)
   const nearness = missing.reduce((sum, word) => sum + nearnessOf(word, pool.words), 0)
   return {
+    wordCount: count,
     wordAccuracy: count === 0 ? 0 : (count - missing.length) / count,
     ned: count === 0 ? 0 : (count - missing.length + nearness) / count,
     texts: open.map(({ expected: text, missing: lacking }) => ({

@@ -42,6 +42,7 @@ describe('a comparison', () => {
     ).toEqual({
       wordAccuracy: 1,
       ned: 1,
+      wordCount: 4,
       texts: [
         { expected: 'Grand Opening', matched: true, missing: [] },
         { expected: 'Saturday 9am', matched: true, missing: [] },
