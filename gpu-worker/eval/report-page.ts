@@ -28,7 +28,10 @@ export function pageOf(report: EvalReport): string {
       `${seconds(report.medianDrawMs)} to draw, ${seconds(report.medianReadMs)} to read`,
     ],
     ['run', `${report.startedAt} to ${report.endedAt}`],
-  ].map(([name = '', value = '']) => `<tr><th>${escape(name)}</th><td class="text">${escape(value)}</td></tr>`)
+  ].map(
+    ([name = '', value = '']) =>
+      `<tr><th>${escape(name)}</th><td class="text">${escape(value)}</td></tr>`,
+  )
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Text in pictures: ${suite}</title>
 <style>${STYLE}</style></head><body>
