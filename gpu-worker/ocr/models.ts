@@ -109,12 +109,15 @@ async function recognise(
   alphabet: readonly string[],
   { pixels, box }: { pixels: Pixels; box: TurnedBox },
 ): Promise<ReadLine> {
-  const level = await readLine(session, alphabet, { pixels, box })
-  if (box.height < box.width * UPRIGHT_RATIO) return level
-  // A narrow letter, or a line that runs upwards: the reading that is surer of itself.
-  const turned = { ...box, width: box.height, height: box.width, angle: box.angle - Math.PI / 2 }
-  const upright = await readLine(session, alphabet, { pixels, box: turned })
-  return upright.confidence > level.confidence ? upright : level
+  let best = await readLine(session, alphabet, { pixels, box })
+  if (box.height < box.width * UPRIGHT_RATIO) return best
+  // A narrow letter, or a line that runs upwards or downwards: the reading that is surest of itself.
+  for (const turn of [-Math.PI / 2, Math.PI / 2]) {
+    const turned = { ...box, width: box.height, height: box.width, angle: box.angle + turn }
+    const reading = await readLine(session, alphabet, { pixels, box: turned })
+    if (reading.confidence > best.confidence) best = reading
+  }
+  return best
 }
 
 async function readLine(

@@ -77,6 +77,11 @@ describe.each(['node', 'workerd'] as const)('the texts of pictures, on %s', (run
     const receipts = (await call('GET', `/v1/jobs/${made.body.id}/receipts`)).body
     expect(JSON.stringify(receipts)).not.toContain('"billed":true')
     expect((await call('GET', '/v1/usage')).body.data ?? []).toEqual([])
+    const { month } = (await call('GET', '/v1/statements')).body.data[0]
+    const statement = (await call('GET', `/v1/statements/${month}`)).body
+    expect(statement.total).toMatchObject({ images: 0, due: '0.000000' })
+    const focus = await call('GET', `/v1/statements/${month}?format=focus&focus_version=1.4`)
+    expect(new TextDecoder().decode(focus.body).trim().split('\n')).toHaveLength(1)
     const [event] = await gateway.database.db.sql`
       select payload->'data' as data from webhook_event where subject_id = ${made.body.id}`
     expect(event?.['data']).toMatchObject({ delivered: 2, billed: false, text_passed: false })

@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { compareTexts } from '../../../gpu-worker/ocr/compare.ts'
 import { createTextReader, TEXT_ENGINE } from '../../../gpu-worker/ocr/reader.ts'
@@ -48,6 +49,20 @@ describe('the reader', () => {
       { expected: 'GRAND OPENING', matched: false, missing: ['opening'] },
       { expected: 'Feliz año', matched: false, missing: ['año'] },
     ])
+  })
+
+  test.each([12, -30, 90, 270])('reads lines that are turned by %i degrees', async (degrees) => {
+    const file = await drawTexts(
+      [
+        { text: 'GRAND OPENING', font: 'sans-bold', sizePx: 60 },
+        { text: 'Saturday 9am', font: 'serif', sizePx: 50 },
+      ],
+      { width: 640, height: 640 },
+    )
+    const turned = await sharp(file).rotate(degrees, { background: '#ffffff' }).png().toBuffer()
+    const reading = await reader.read(turned)
+    const lines = reading.ok ? reading.lines.map(({ text }) => text) : []
+    expect(compareTexts(['GRAND OPENING', 'Saturday 9am'], lines).wordAccuracy).toBe(1)
   })
 
   test('reads nothing where there is nothing, and small pictures too', async () => {
