@@ -47,7 +47,7 @@ function misspell(text: string, pool: string): string {
   const was = text[at] ?? ''
   const isUpper = was !== was.toLowerCase()
   for (;;) {
-    const letter = pick([...pool])
+    const letter = pick(Array.from(pool))
     const now = isUpper ? letter.toUpperCase() : letter
     if (now.toLowerCase() !== was.toLowerCase()) return text.slice(0, at) + now + text.slice(at + 1)
   }

@@ -1,7 +1,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { compareBooks } from '../../billing/reconcile/books.ts'
 import { listJobReceipts } from '../../billing/receipt.ts'
-import { findOrgOfJob } from '../../db/jobs.ts'
+import { claimJob, giveBackJob } from '../../db/job-claims.ts'
+import { findOrgOfJob, markJobDeleted } from '../../db/jobs.ts'
 import type { TextCheck, TextTerms } from '../../db/text-terms.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import { createTextReader } from '../../gpu-worker/ocr/reader.ts'
@@ -326,8 +327,40 @@ describe('a worker killed', () => {
   })
 })
 
+test('a worker that loses the job in the midst of another drawing keeps and charges nothing', async () => {
+  spell = (text, seed) => (seed === SIZE.seed ? misspelled(text, seed) : text)
+  const textTerms: TextTerms = { ...TERMS, guarantee: 'retry', retries: 2 }
+  const jobId = await floor.newJob({ ...SIZE, prompt: PROMPT, textTerms })
+  const claim = { jobId, workerId: 'other', leaseSeconds: 60, maxFailedAttempts: 3 }
+  let calls = 0
+  const losing = wrapEngine(engine, async (request, hooks) => {
+    calls += 1
+    if (calls === 2) {
+      await floor.db.sql`update job set lease_until = now() where id = ${jobId}`
+      expect(await claimJob(floor.db, claim)).toMatchObject({ outcome: 'claimed' })
+    }
+    return engine.generate(request, hooks)
+  })
+  const first = await floor.startInside({ engine: { ...losing, close: async () => {} } })
+  await floor.queue.send(jobId)
+  await until(
+    () => first.log.some(({ event, outcome }) => event === 'job_end' && outcome === 'superseded'),
+    () => `the first worker to stand back:\n${first.output()}`,
+  )
+  expect(await outputsOf(jobId)).toEqual([])
+  expect(await floor.objectsOf(jobId)).toEqual([])
+  await first.stop()
+  // A poll that nobody waits for any more would take the next message.
+  floor.queue.dropPolls()
+  await giveBackJob(floor.db, { jobId, attempt: 2, countFailure: false })
+  const shared = wrapEngine(engine, (...call) => engine.generate(...call))
+  const second = await floor.startInside({ engine: { ...shared, close: async () => {} } })
+  await floor.queue.send(jobId)
+  await floor.untilState(jobId, 'succeeded', second)
+  await floor.expectDelivered(jobId, 1)
+})
+
 test('deleting a job forgets the words that were expected and read, and keeps the scores', async () => {
-  const { markJobDeleted } = await import('../../db/jobs.ts')
   const { jobId } = await run({ guarantee: 'refund' })
   const orgId = (await findOrgOfJob(floor.db, jobId)) ?? ''
   await markJobDeleted(floor.db, { orgId, jobId })
