@@ -1,5 +1,7 @@
 import { isOutage } from '../db/outage.ts'
 import { recordOutput } from '../db/job-claims.ts'
+import { drawChecked } from './draw-checked.ts'
+import type { CheckedPicture } from './draw-checked.ts'
 import { EngineError } from './engine.ts'
 import { InputGoneError, readInputs } from './inputs.ts'
 import { insist } from './insist.ts'
@@ -24,10 +26,11 @@ export async function makePictures(attempt: Attempt): Promise<'done' | 'supersed
   for (let idx = 0; idx < job.n; idx++) {
     if (outputs.some((output) => output.idx === idx)) continue
     signal.throwIfAborted()
-    const result = await generate(attempt, idx, images)
-    if (!(await keep(attempt, idx, result))) return 'superseded'
-    attempt.made.push(result)
-    attempt.onStored()
+    const draw = (seed: number) => generate(attempt, { idx, seed, images })
+    const picture = await drawChecked(attempt, idx, draw)
+    if (!(await keep(attempt, idx, picture))) return 'superseded'
+    attempt.made.push(picture.result)
+    attempt.onPicture()
   }
   return 'done'
 }
@@ -74,14 +77,17 @@ async function fetchInputs(attempt: Attempt): Promise<Uint8Array[]> {
   }
 }
 
-async function generate(attempt: Attempt, idx: number, images: Uint8Array[]): Promise<ImageResult> {
+async function generate(
+  attempt: Attempt,
+  { idx, seed, images }: { idx: number; seed: number; images: Uint8Array[] },
+): Promise<ImageResult> {
   const { engine, job, signal, note } = attempt
   const request = {
     // The prompt is taken away only from finished jobs.
     prompt: job.prompt ?? '',
     width: job.width,
     height: job.height,
-    seed: (job.seed + idx) % 2 ** 32,
+    seed,
     format: job.format,
     ...(job.steps === null ? {} : { steps: job.steps }),
     ...(job.guidanceScale === null ? {} : { guidanceScale: job.guidanceScale }),
@@ -109,8 +115,9 @@ async function untilStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T
 }
 
 /** Stores and notes one picture. @returns false when the job is no longer this attempt's */
-async function keep(attempt: Attempt, idx: number, result: ImageResult): Promise<boolean> {
+async function keep(attempt: Attempt, idx: number, picture: CheckedPicture): Promise<boolean> {
   const { db, store, job, signal } = attempt
+  const { result, textCheck, unbilledReason } = picture
   const place = { jobId: job.id, attempt: job.attempt, idx, format: job.format }
   const objectKey = objectKeyOf({ ...result, ...place })
   try {
@@ -123,7 +130,8 @@ async function keep(attempt: Attempt, idx: number, result: ImageResult): Promise
   }
   const { sha256, contentType, width, height, seed } = result
   const sizeBytes = result.bytes.length
-  const output = { idx, objectKey, sha256, contentType, width, height, seed, sizeBytes }
+  const about = { sha256, contentType, width, height, seed, sizeBytes }
+  const output = { idx, objectKey, ...about, textCheck, unbilledReason }
   const { owned, kept } = await insist(attempt, job.id, () =>
     recordOutput(db, { jobId: job.id, attempt: job.attempt, output }),
   )

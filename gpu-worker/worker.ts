@@ -9,6 +9,8 @@ import { bucketPlace, queuePlace } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import { startLeaseKeeper } from './lease.ts'
 import type { LeaseTimes } from './lease-thread.ts'
+import { createTextReader } from './ocr/reader.ts'
+import type { TextReader } from './ocr/reader.ts'
 import type { ModelInfo } from './pipeline/glm-image.ts'
 import { createPoke } from './poke.ts'
 import type { JobTimes } from './run-job.ts'
@@ -53,6 +55,8 @@ export async function startWorker(input: {
   times?: WorkerTimes
   /** In place of the one that `env` names; for tests that break it. */
   store?: PictureStore
+  /** In place of the bundled one; for tests that break it. */
+  reader?: TextReader
 }): Promise<RunningWorker> {
   const { env, engine, log, times = WORKER_TIMES } = input
   const db = openDatabase(env.DATABASE_URL, {
@@ -63,8 +67,8 @@ export async function startWorker(input: {
   const place = queuePlace(env)
   const queue = openQueue({ ...place, queueUrl: env.SQS_QUEUE_URL })
   const leases = startLeaseKeeper({ queue: { ...place, queueUrl: env.SQS_QUEUE_URL }, times })
-  const onSettled =
-    env.GATEWAY_URL && env.POKE_SECRET ? createPoke(env.GATEWAY_URL, env.POKE_SECRET) : () => {}
+  const onSettled = pokeOf(env)
+  const reader = input.reader ?? createTextReader()
   const stopping = new AbortController()
   const jobs = consumeJobs(
     {
@@ -75,11 +79,10 @@ export async function startWorker(input: {
       log,
       onSettled,
       times,
+      reader,
       store: input.store ?? createStore(env),
       workerId: env.WORKER_ID,
-      pollSeconds: times.pollSeconds,
-      restSeconds: times.restSeconds,
-      visibilitySeconds: times.visibilitySeconds,
+      ...pollTimes(times),
     },
     stopping.signal,
   )
@@ -96,6 +99,7 @@ export async function startWorker(input: {
     stopping.abort()
     await Promise.all([jobs, dead])
     await Promise.all([engine.close(), leases.close(), closeDatabase(db)])
+    reader.close()
     queue.close()
     letters?.close()
   }
@@ -106,6 +110,15 @@ export async function startWorker(input: {
     })
   })
   return { broken, stop: () => (stopped ??= stop()) }
+}
+
+function pollTimes({ pollSeconds, restSeconds, visibilitySeconds }: WorkerTimes) {
+  return { pollSeconds, restSeconds, visibilitySeconds }
+}
+
+/** Tells the gateway of each settled job, where it can be told. */
+function pokeOf({ GATEWAY_URL, POKE_SECRET }: WorkerEnv): () => void {
+  return GATEWAY_URL && POKE_SECRET ? createPoke(GATEWAY_URL, POKE_SECRET) : () => {}
 }
 
 async function announce(db: Db, info: ModelInfo): Promise<void> {

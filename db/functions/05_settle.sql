@@ -100,8 +100,9 @@ BEGIN
    WHERE x.amount <> 0;
 END $$;
 
--- Ends a job, once: captures the price of each stored image, releases the rest, writes usage, ledger and
--- event. A repeat returns the first result; a caller whose attempt is no longer the job's own changes nothing.
+-- Ends a job, once: captures the price of each stored image that is to be charged, releases the rest, writes usage,
+-- ledger and event. A stored image with an unbilled reason is delivered and costs nothing. A repeat returns the first
+-- result; a caller whose attempt is no longer the job's own changes nothing.
 CREATE OR REPLACE FUNCTION settle_job(input jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   v_attempt constant int := (input->>'attempt')::int;
@@ -114,6 +115,7 @@ DECLARE
   v_discount int := 0;
   v_before bigint;
   v_delivered int;
+  v_billed int;
   v_captured bigint := 0;
   v_paid bigint := 0;
   v_promo bigint := 0;
@@ -125,11 +127,17 @@ BEGIN
     RETURN jsonb_build_object('outcome', 'superseded');
   END IF;
   -- Of a job that is locked all of these stay as they are, but for the credit: what comes meanwhile comes after this job.
-  SELECT res.*, o.settlement_mode AS mode, ARRAY(SELECT idx FROM job_output WHERE job_id = j.id ORDER BY idx) AS idxs,
+  SELECT res.*, o.settlement_mode AS mode, p.*,
          EXISTS (SELECT 1 FROM credit_grant WHERE org_id = j.org_id AND remaining_micros > 0) AS has_credit INTO r
-    FROM reservation res, org o WHERE res.job_id = j.id AND o.id = j.org_id;
+    FROM reservation res, org o, LATERAL (
+           SELECT count(*)::int AS delivered, coalesce(array_agg(idx ORDER BY idx) FILTER (WHERE unbilled_reason IS NULL), '{}') AS idxs,
+                  min(unbilled_reason) AS unbilled, bool_and((text_check->>'passed')::boolean IS TRUE)
+                    FILTER (WHERE text_check->>'status' <> 'nothing_expected') AS passed
+             FROM job_output WHERE job_id = j.id) AS p
+   WHERE res.job_id = j.id AND o.id = j.org_id;
   v_idxs := r.idxs;
-  v_delivered := cardinality(v_idxs);
+  v_billed := cardinality(v_idxs);
+  v_delivered := r.delivered;
   IF j.state IN ('succeeded', 'failed', 'canceled', 'expired') THEN
     RETURN jsonb_build_object('outcome', 'repeated', 'state', j.state,
       'captured_micros', r.captured_micros::text, 'delivered_count', v_delivered);
@@ -143,23 +151,23 @@ BEGIN
     RAISE EXCEPTION 'job % cannot succeed without a stored image', j.id;
   END IF;
   v_state := CASE WHEN v_delivered > 0 THEN 'succeeded' ELSE v_outcome END;
-  v_reason := coalesce(input->>'billed_reason', CASE WHEN v_delivered = j.n THEN 'delivered'
-                                                     WHEN v_delivered > 0 THEN 'partial' ELSE v_outcome END);
+  v_reason := coalesce(input->>'billed_reason', CASE WHEN v_billed = j.n THEN 'delivered' WHEN v_billed > 0 THEN 'partial'
+                                                     WHEN v_delivered > 0 THEN r.unbilled ELSE v_outcome END);
 
   -- As `lock_legs` does, of a hold that lies where its job was accepted; three rows by their keys are found more cheaply.
   PERFORM 1 FROM budget WHERE scope = 'key' AND scope_id = j.key_id AND kind = 'balance' AND period_start = 'epoch' FOR NO KEY UPDATE;
   PERFORM 1 FROM budget WHERE scope = 'team' AND scope_id = j.team_id AND kind = 'balance' AND period_start = 'epoch' FOR NO KEY UPDATE;
   PERFORM 1 FROM budget WHERE scope = 'org' AND scope_id = j.org_id AND kind = 'balance' AND period_start = 'epoch' FOR NO KEY UPDATE;
-  IF v_delivered > 0 THEN
+  IF v_billed > 0 THEN
     SELECT * INTO STRICT v FROM price_version WHERE id = r.price_version_id;
     v_list := v;
     IF r.list_version_id <> v.id THEN SELECT * INTO STRICT v_list FROM price_version WHERE id = r.list_version_id; END IF;
     IF r.org_price_id IS NOT NULL THEN SELECT discount_bp INTO STRICT v_discount FROM org_price WHERE id = r.org_price_id; END IF;
     IF v.tiers IS NULL THEN
-      v_captured := v_delivered * image_price(v, NULL, v_discount);
+      v_captured := v_billed * image_price(v, NULL, v_discount);
     ELSE
-      v_before := take_places(j.org_id, v.sku_id, v_delivered);
-      v_captured := (SELECT sum(image_price(v, v_before + place, v_discount)) FROM generate_series(1, v_delivered) AS place);
+      v_before := take_places(j.org_id, v.sku_id, v_billed);
+      v_captured := (SELECT sum(image_price(v, v_before + place, v_discount)) FROM generate_series(1, v_billed) AS place);
     END IF;
   END IF;
   IF v_captured > 0 AND (r.mode = 'prepaid' OR r.mode = 'postpaid' AND r.has_credit) THEN
@@ -169,10 +177,10 @@ BEGIN
     END IF;
   END IF;
   UPDATE reservation SET captured_micros = v_captured, settled_at = now(),
-    state = CASE WHEN v_delivered > 0 THEN 'captured' WHEN v_outcome = 'expired' THEN 'expired' ELSE 'released' END
+    state = CASE WHEN v_billed > 0 THEN 'captured' WHEN v_outcome = 'expired' THEN 'expired' ELSE 'released' END
    WHERE job_id = j.id;
   PERFORM settle_legs(j.org_id, r.id, r.amount_micros, v_captured);
-  IF v_delivered > 0 THEN PERFORM write_usage(j, r.org_price_id, v, v_list, v_idxs, v_discount, v_before, v_promo); END IF;
+  IF v_billed > 0 THEN PERFORM write_usage(j, r.org_price_id, v, v_list, v_idxs, v_discount, v_before, v_promo); END IF;
   IF r.amount_micros > 0 THEN PERFORM post_settlement(j.id, j.org_id, j.team_id, r.mode, r.amount_micros, v_captured, v_paid, v_promo); END IF;
   UPDATE job SET state = v_state, finished_at = now(), lease_until = NULL, billed_reason = v_reason,
                  error_code = input->>'error_code', error_message = input->>'error_message',
@@ -180,7 +188,7 @@ BEGIN
    WHERE id = j.id;
   PERFORM stage_job_event(j.org_id, j.id, j.webhook_url, jsonb_build_object('type', 'job.' || v_state, 'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
     'data', jsonb_build_object('job_id', j.id, 'state', v_state, 'delivered', v_delivered,
-      'billed', v_captured > 0, 'billed_reason', v_reason, 'request_id', j.caller_fields->'request_id')));
+      'billed', v_captured > 0, 'billed_reason', v_reason, 'text_passed', r.passed, 'request_id', j.caller_fields->'request_id')));
   RETURN jsonb_build_object('outcome', 'settled', 'state', v_state,
     'captured_micros', v_captured::text, 'delivered_count', v_delivered);
 END $$;
