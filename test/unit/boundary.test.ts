@@ -30,6 +30,7 @@ const OWNERS: [name: RegExp, owners: RegExp][] = [
   [/^drizzle-orm/, /^(db|billing)\//],
   [/^postgres$/, /^db\//],
   [/^stripe$/, /^billing\/stripe\/client\.ts$/],
+  [/^(aws-cdk-lib|constructs)(\/|$)/, /^infra\/cdk\//],
 ]
 
 function sourceFiles(folder: string): string[] {
@@ -62,7 +63,9 @@ describe('import table', () => {
       for (const name of importsOf(file)) {
         if (!name.startsWith('.')) continue
         const target = relative(ROOT, resolve(ROOT, dirname(file), name))
-        const allowed = [`${folder}/`, ...(MAY_IMPORT[folder] ?? [])]
+        // Takes the place of zod's entry in the Worker, of which it leaves out a part.
+        const own = file === 'edge/workers-zod-parts.ts' ? ['node_modules/zod/'] : []
+        const allowed = [`${folder}/`, ...(MAY_IMPORT[folder] ?? []), ...own]
         if (!allowed.some((prefix) => target.startsWith(prefix)))
           broken.push(`${file} -> ${target}`)
       }
