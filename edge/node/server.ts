@@ -7,9 +7,10 @@ import { createCatalogue } from '../catalogue.ts'
 import { clientNetwork } from '../client-address.ts'
 import type { Deps } from '../deps.ts'
 import { createSqsQueue } from '../enqueue.ts'
-import { bucketPlace, queuePlace, syncWaitMs } from '../env.ts'
+import { bucketPlace, metricPlace, queuePlace, syncWaitMs } from '../env.ts'
 import { createStripeDeps } from '../stripe.ts'
 import type { NodeEnv } from '../env.ts'
+import { createFleetPublisher } from '../fleet-metrics.ts'
 import { createKeyCache } from '../key-cache.ts'
 import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
@@ -58,16 +59,15 @@ export async function startGateway(
   const allowLoopbackWebhooks = env.WEBHOOK_ALLOW_LOOPBACK === '1'
   const sender = createNodeWebhookSender({ allowLoopback: allowLoopbackWebhooks })
   const now = () => new Date()
-  const queue = createSqsQueue(db, {
-    queueUrl: env.SQS_QUEUE_URL,
-    ...queuePlace(env),
-  })
+  const queue = createSqsQueue(db, queuePlace(env))
   const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
   const shared = { db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers }
   const base = stripe === undefined ? shared : { ...shared, stripe }
   const objects = createObjects(env)
-  const sweep = startSweepLoop({ ...base, queue, objects }, (part, error) =>
+  const metrics = metricPlace(env)
+  const publishFleet = metrics === null ? {} : { publishFleet: createFleetPublisher(metrics) }
+  const sweep = startSweepLoop({ ...base, ...publishFleet, queue, objects }, (part, error) =>
     log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
   )
   const deps: Deps = {
