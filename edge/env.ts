@@ -139,15 +139,20 @@ export interface AwsPlace {
   credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
 }
 
-/** Which queues there are, and how they are reached: by their own variables, else by those of AWS. */
-export function queuePlace(
-  env: NodeEnv | WorkersEnv,
-): AwsPlace & { queueUrl: string; batchQueueUrl?: string } {
+/** Which queues there are. */
+export function queueUrls(env: NodeEnv | WorkersEnv): {
+  queueUrl: string
+  batchQueueUrl?: string
+} {
+  const { SQS_QUEUE_URL: queueUrl, SQS_BATCH_QUEUE_URL: batchQueueUrl } = env
+  return { queueUrl, ...(batchQueueUrl === undefined ? {} : { batchQueueUrl }) }
+}
+
+/** How the queues are reached: by their own variables, else by those of AWS. */
+export function queuePlace(env: NodeEnv | WorkersEnv): AwsPlace {
   const { SQS_ACCESS_KEY_ID: accessKeyId, SQS_SECRET_ACCESS_KEY: secretAccessKey } = env
   const isOwn = accessKeyId !== undefined && secretAccessKey !== undefined
   return {
-    queueUrl: env.SQS_QUEUE_URL,
-    ...(env.SQS_BATCH_QUEUE_URL === undefined ? {} : { batchQueueUrl: env.SQS_BATCH_QUEUE_URL }),
     region: env.SQS_REGION ?? env.AWS_REGION,
     ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
     ...(isOwn ? { credentials: { accessKeyId, secretAccessKey } } : awsCredentials(env)),

@@ -11,7 +11,14 @@ import { createApp } from './app.ts'
 import { createCatalogue } from './catalogue.ts'
 import type { Deps } from './deps.ts'
 import { createSqsQueue } from './enqueue.ts'
-import { bucketPlace, metricPlace, parseWorkersEnv, queuePlace, syncWaitMs } from './env.ts'
+import {
+  bucketPlace,
+  metricPlace,
+  parseWorkersEnv,
+  queuePlace,
+  queueUrls,
+  syncWaitMs,
+} from './env.ts'
 import type { WorkersEnv } from './env.ts'
 import { ApiError, errorResponse } from './errors.ts'
 import { createFleetPublisher } from './fleet-metrics.ts'
@@ -71,7 +78,7 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-edge',
   })
-  const queue = createSqsQueue(db, queuePlace(env))
+  const queue = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
   const stripe = createStripeDeps(env, { db, now, log })
   const deps: Deps = {
     db,

@@ -9,6 +9,8 @@ const schema = z
     SQS_QUEUE_URL: z.url(),
     /** Without it dead letters are left to somebody else. */
     SQS_DLQ_URL: z.url().optional(),
+    /** Of jobs that may take a day; asked after the other one. */
+    SQS_BATCH_QUEUE_URL: z.url().optional(),
     SQS_ENDPOINT: z.url().optional(),
     /** These three replace those of AWS for the queue alone, where queue and bucket are not of one account. */
     SQS_REGION: optional,
@@ -31,6 +33,11 @@ const schema = z
     /** Absent: what the engine finds best. */
     THREADS: z.coerce.number().int().min(1).max(256).optional(),
     PROVIDER: z.enum(['cpu', 'cuda']).default('cpu'),
+    /** 1: on an EC2 instance, whose metadata says when it is taken away. An address: of another such service. */
+    IMDS: z.union([z.enum(['0', '1']), z.url({ protocol: /^http$/ })]).default('0'),
+    /** The scaling group of the instance, which is told when the worker is ready, at work and gone. */
+    GROUP_NAME: z.string().min(1).optional(),
+    AUTO_SCALING_ENDPOINT: z.url().optional(),
     /** With both, the gateway is told of every finished job, so that webhooks leave at once. */
     GATEWAY_URL: z.url({ protocol: /^https?$/ }).optional(),
     /** The secret of the gateway's internal routes, derived from its pepper with the label `internal`. */
@@ -90,6 +97,12 @@ export interface AwsPlace {
   endpoint?: string
   /** Absent: the SDK looks in the usual places, such as a profile or the role of the machine. */
   credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
+}
+
+/** Which queues there are. */
+export function queueUrls(env: WorkerEnv): { queueUrl: string; batchQueueUrl?: string } {
+  const { SQS_QUEUE_URL: queueUrl, SQS_BATCH_QUEUE_URL: batchQueueUrl } = env
+  return { queueUrl, ...(batchQueueUrl === undefined ? {} : { batchQueueUrl }) }
 }
 
 /** How the queue is reached: by its own variables, else by those of AWS. */

