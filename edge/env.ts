@@ -44,7 +44,7 @@ const shared = {
   SYNC_WAIT_SECONDS: z.coerce.number().int().min(1).max(290).optional(),
 }
 
-const workersSchema = z
+export const workersSchema = z
   .object({
     ...shared,
     DATABASE_URL: shared.DATABASE_URL.optional(),
@@ -63,12 +63,14 @@ const workersSchema = z
   })
 export type WorkersEnv = z.output<typeof workersSchema>
 
-const nodeSchema = z.object({
+export const nodeSchema = z.object({
   ...shared,
   PORT: z.coerce.number().int().min(0).max(65_535).default(8787),
   HOST: z.string().default('127.0.0.1'),
   OBJECT_DIR: z.string().optional(),
   WEBHOOK_ALLOW_LOOPBACK: flag,
+  /** 0: the work that is due is left to `npm run sweep`. */
+  SWEEP: flag,
   /**
    * The header in which the proxy in front of the gateway writes the caller's address, such as x-forwarded-for; its
    * last entry counts. Only for a gateway that can be reached through that proxy alone. Without it no header is

@@ -3,7 +3,7 @@ import { z } from 'zod'
 
 const optional = z.string().optional()
 
-const schema = z
+export const workerSchema = z
   .object({
     DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//, 'must begin with postgres://'),
     SQS_QUEUE_URL: z.url(),
@@ -59,7 +59,7 @@ const schema = z
     when: () => true,
   })
 
-export type WorkerEnv = z.output<typeof schema>
+export type WorkerEnv = z.output<typeof workerSchema>
 
 /** The checked environment of this process. @throws naming every bad or missing variable at once */
 export function readWorkerEnv(): WorkerEnv {
@@ -79,12 +79,12 @@ const PAIRS = [
  */
 export function parseWorkerEnv(values: Record<string, string | undefined>): WorkerEnv {
   const given = new Map(Object.entries(values).filter(([, value]) => value))
-  const parsed = schema.safeParse(Object.fromEntries(given))
+  const parsed = workerSchema.safeParse(Object.fromEntries(given))
   const halves = PAIRS.filter(([id, secret]) => given.has(id) !== given.has(secret))
   if (parsed.success && halves.length === 0) return parsed.data
   const lines = (parsed.error?.issues ?? []).map(({ path, message }) => {
     const name = path.join('.')
-    const isMissing = name in schema.shape && !given.has(name)
+    const isMissing = name in workerSchema.shape && !given.has(name)
     return `  ${name}: ${isMissing ? 'is not set' : message}`
   })
   lines.push(...halves.map((names) => `  ${names.join(', ')}: one needs the other`))

@@ -16,10 +16,12 @@ import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
 import { createS3Objects } from '../objects.ts'
 import type { ObjectStore } from '../objects.ts'
+import type { SweepDeps } from '../sweep.ts'
 import { createUploadPlaces } from '../upload-places.ts'
 import { createJobWaiter } from '../waiter.ts'
 import { createFileObjects } from './file-objects.ts'
 import { startSweepLoop } from './sweep-loop.ts'
+import type { SweepLoop } from './sweep-loop.ts'
 import { createNodeWebhookSender } from './webhook-sender.ts'
 
 export interface Gateway {
@@ -67,9 +69,8 @@ export async function startGateway(
   const objects = createObjects(env)
   const metrics = metricPlace(env)
   const publishFleet = metrics === null ? {} : { publishFleet: createFleetPublisher(metrics) }
-  const sweep = startSweepLoop({ ...base, ...publishFleet, queue, objects }, (part, error) =>
-    log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
-  )
+  const sweepDeps = { ...base, ...publishFleet, queue, objects }
+  const sweep = env.SWEEP === '0' ? NO_SWEEP : startSweep(sweepDeps, log)
   const deps: Deps = {
     ...base,
     publicUrl: env.PUBLIC_URL,
@@ -107,7 +108,17 @@ export async function startGateway(
   return { url: server.url, stop: () => (stopped ??= stop()) }
 }
 
-function createObjects(env: NodeEnv): ObjectStore {
+/** The messages of this gateway's own jobs are sent by it all the same. */
+const NO_SWEEP: SweepLoop = { poke: () => {}, stop: () => Promise.resolve() }
+
+function startSweep(deps: SweepDeps, log: (entry: Record<string, unknown>) => void): SweepLoop {
+  return startSweepLoop(deps, (part, error) =>
+    log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
+  )
+}
+
+/** Where pictures are, by the environment. */
+export function createObjects(env: NodeEnv): ObjectStore {
   if (env.S3_BUCKET === undefined) return createFileObjects(env.OBJECT_DIR ?? '')
   return createS3Objects({
     bucket: env.S3_BUCKET,
