@@ -103,7 +103,8 @@ export async function createJob(
     const accepted = accept(reserved, order)
     if (reserved.ok && !reserved.replayed) {
       // The sweep sends it if this fails, so the answer does not wait for the queue.
-      deps.background(deps.queue.send({ outboxId: reserved.outboxId, jobId, orgId }))
+      const { priority } = job
+      deps.background(deps.queue.send({ outboxId: reserved.outboxId, jobId, orgId, priority }))
     }
     return { ...call, ...accepted }
   } catch (error) {

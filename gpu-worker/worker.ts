@@ -4,8 +4,10 @@ import { announceModel } from '../db/models.ts'
 import { consumeJobs } from './consume.ts'
 import type { Log } from './consume.ts'
 import { consumeDeadLetters } from './dead-letter.ts'
+import { createDrain } from './drain.ts'
+import type { Drain } from './drain.ts'
 import type { Engine } from './engine.ts'
-import { bucketPlace, queuePlace } from './env.ts'
+import { bucketPlace, queuePlace, queueUrls } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import { startLeaseKeeper } from './lease.ts'
 import type { LeaseTimes } from './lease-thread.ts'
@@ -16,6 +18,7 @@ import { createPoke } from './poke.ts'
 import type { JobTimes } from './run-job.ts'
 import * as settings from './settings.ts'
 import { openQueue } from './sqs.ts'
+import type { QueueSettings } from './sqs.ts'
 import { createFileStore, createS3Store } from './store.ts'
 import type { PictureStore } from './store.ts'
 
@@ -36,6 +39,12 @@ export const WORKER_TIMES: WorkerTimes = {
 export interface RunningWorker {
   /** Resolves when this process cannot draw any more and should end, so that its supervisor starts another. */
   readonly broken: Promise<void>
+  /** Jobs in hand. */
+  busy(): number
+  /** @param listener told with every change from none to some and back */
+  onBusy(listener: (isBusy: boolean) => void): void
+  /** Takes nothing more and waits for what can be finished in time; see `Drain`. To be followed by `stop`. */
+  leave(withinMs: number): Promise<'done' | 'too_long'>
   /** Takes no new job, gives the one under way back, closes engine and database. Safe to repeat. */
   stop(): Promise<void>
 }
@@ -58,15 +67,15 @@ export async function startWorker(input: {
   /** In place of the bundled one; for tests that break it. */
   reader?: TextReader
 }): Promise<RunningWorker> {
-  const { env, engine, log, times = WORKER_TIMES } = input
+  const { env, log, times = WORKER_TIMES } = input
   const db = openDatabase(env.DATABASE_URL, {
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-worker',
   })
-  await announce(db, engine.info)
+  await announce(db, input.engine.info)
   const place = queuePlace(env)
-  const queue = openQueue({ ...place, queueUrl: env.SQS_QUEUE_URL })
-  const leases = startLeaseKeeper({ queue: { ...place, queueUrl: env.SQS_QUEUE_URL }, times })
+  const drain = openDrain({ ...place, ...queueUrls(env) }, { times, engine: input.engine })
+  const { queue, leases, engine } = drain
   const onSettled = pokeOf(env)
   const reader = input.reader ?? createTextReader()
   const stopping = new AbortController()
@@ -104,12 +113,29 @@ export async function startWorker(input: {
     letters?.close()
   }
   let stopped: Promise<void> | null = null
-  const broken = new Promise<void>((resolve) => {
+  return {
+    broken: whenBroken(jobs),
+    busy: drain.busy,
+    onBusy: (listener) => (drain.onBusy = listener),
+    leave: (withinMs) => drain.leave(withinMs),
+    stop: () => (stopped ??= stop()),
+  }
+}
+
+function openDrain(
+  queues: QueueSettings,
+  { times, engine }: { times: WorkerTimes; engine: Engine },
+): Drain {
+  const leases = startLeaseKeeper({ queue: queues, times })
+  return createDrain({ queue: openQueue(queues), leases, engine })
+}
+
+function whenBroken(jobs: ReturnType<typeof consumeJobs>): Promise<void> {
+  return new Promise((resolve) => {
     void jobs.then((end) => {
       if (end === 'engine_broken') resolve()
     })
   })
-  return { broken, stop: () => (stopped ??= stop()) }
 }
 
 function pollTimes({ pollSeconds, restSeconds, visibilitySeconds }: WorkerTimes) {

@@ -93,6 +93,7 @@ export async function openFloor() {
     db,
     queue,
     wire,
+    databaseUrl: database.url,
     objectDir,
     jobRow,
     outputsOf,
