@@ -96,12 +96,9 @@ export async function startWorker(input: {
     stopping.signal,
   )
   const letters = env.SQS_DLQ_URL ? openQueue({ ...place, queueUrl: env.SQS_DLQ_URL }) : null
-  const dead = letters
-    ? consumeDeadLetters(
-        { db, letters, log, onSettled, pollSeconds: times.pollSeconds },
-        stopping.signal,
-      )
-    : Promise.resolve()
+  const { pollSeconds } = times
+  const dead =
+    letters && consumeDeadLetters({ db, letters, log, onSettled, pollSeconds }, stopping.signal)
   log({ level: 'info', event: 'ready', worker_id: env.WORKER_ID, model: engine.info.model })
 
   const stop = async () => {
