@@ -10,6 +10,8 @@ export interface MarginRow {
   readonly jobs: bigint
   /** Delivered pictures, charged or not. */
   readonly images: bigint
+  /** Of these, the pictures that a text guarantee made free: what it costs is their share of `cost`. */
+  readonly freeImages: bigint
   /** Time on the engine, in milliseconds; the attempts that failed before are not in it. */
   readonly gpuMs: bigint
   /** Net of discounts and refunds; what promotional credit paid is a cost of selling and counts as revenue here. */
@@ -38,10 +40,12 @@ export async function reportMargin(
   }[input.by]
   const rows = await db.sql<Omit<MarginRow, 'costMicros' | 'marginMicros'>[]>`
     select ${group} as "group", count(*) as jobs, coalesce(sum(o.images), 0)::bigint as images,
+           coalesce(sum(o.free), 0)::bigint as "freeImages",
            coalesce(sum(round((j.run_info->>'engine_seconds')::numeric * 1000)), 0)::bigint as "gpuMs",
            coalesce(sum(m.net), 0)::bigint as "revenueMicros"
       from job j
-      left join lateral (select count(*) as images from job_output o where o.job_id = j.id) o on true
+      left join lateral (select count(*) as images, count(o.unbilled_reason) as free
+                           from job_output o where o.job_id = j.id) o on true
       left join lateral (
         select sum(u.net_micros + coalesce((select sum(c.net_micros) from usage_correction c
                                              where c.usage_event_id = u.id and c.reason = 'refund'), 0)) as net

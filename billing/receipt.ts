@@ -1,4 +1,5 @@
 import type { Db } from '../db/client.ts'
+import { UNBILLED_REASONS } from '../db/text-terms.ts'
 import { formatUsd } from './money.ts'
 
 /** What a receipt says: all that is needed to recompute a bill, and nothing of what the picture shows. */
@@ -106,7 +107,8 @@ export async function listReceipts(
 function columns(db: Db) {
   return db.sql`
     j.id as job_id, o.idx, j.org_id, coalesce(u.team_id, j.team_id) as team_id, j.key_id, j.model,
-    coalesce(o.width, j.width) as width, coalesce(o.height, j.height) as height, o.seed, o.sha256, j.billed_reason,
+    coalesce(o.width, j.width) as width, coalesce(o.height, j.height) as height, o.seed, o.sha256,
+    coalesce(o.unbilled_reason, j.billed_reason) as billed_reason,
     u.sku_id, u.price_version_id, u.list_micros, u.discount_micros, u.net_micros, u.credit_micros,
     j.n - (select count(*) from job_output d where d.job_id = j.id)::int as missing,
     j.run_info->>'weights_hash' as weights_hash,
@@ -144,7 +146,10 @@ function toMissing(row: Row): Receipt {
     seed: null,
     sha256: null,
     billed: false,
-    reason: row.billed_reason,
+    // What speaks of the texts of pictures speaks of those that are there.
+    reason: UNBILLED_REASONS.some((reason) => reason === row.billed_reason)
+      ? 'partial'
+      : row.billed_reason,
     sku: null,
     price_version: null,
     list: nothing,

@@ -41,6 +41,7 @@ function toRecord(row: MarginRow) {
     group: row.group,
     jobs: Number(row.jobs),
     images: Number(row.images),
+    free_images: Number(row.freeImages),
     gpu_seconds: Number(row.gpuMs) / 1000,
     gpu_seconds_per_image:
       row.images === 0n ? null : Math.round(Number(row.gpuMs) / Number(row.images)) / 1000,

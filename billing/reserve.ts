@@ -3,6 +3,7 @@ import { toStoredInput } from '../db/input-images.ts'
 import type { InputImage } from '../db/input-images.ts'
 import { codeOf, isOutcomeUnknown } from '../db/outage.ts'
 import type { JobState } from '../db/job-state.ts'
+import type { TextTerms } from '../db/text-terms.ts'
 import type { PriceQuote } from './price.ts'
 
 export type BudgetScope = 'key' | 'team' | 'org'
@@ -34,6 +35,8 @@ export interface NewJob {
   webhookUrl: string | null
   /** The pictures to work from, which the store has; absent: from text alone. */
   inputImages?: readonly InputImage[]
+  /** What is done about the texts in its pictures; absent: nothing. */
+  textTerms?: TextTerms
   /** Unfinished by then, the job is expired and its hold released. */
   deadlineSeconds: number
 }
@@ -188,6 +191,7 @@ function toDocument({ job, price }: ReserveInput): string {
       caller_fields: job.callerFields,
       webhook_url: job.webhookUrl,
       input_images: job.inputImages?.map(toStoredInput),
+      text_terms: job.textTerms,
       deadline_seconds: job.deadlineSeconds,
     },
   })

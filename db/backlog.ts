@@ -15,9 +15,13 @@ export interface Backlog {
   groups: BacklogGroup[]
   /** Of the standard jobs that no worker has ever begun; 0 when there is none. */
   oldestWaitSeconds: number
+  /** That hold at least one job. */
+  busyWorkers: number
   /** There are more open jobs than were read; the oldest are in. */
   isPartial: boolean
 }
+
+type BacklogRow = BacklogGroup & { oldest: number | null; seen: number; busy: number }
 
 /**
  * Counts the open jobs by who has them and how big their pictures are, in one statement that reads at most `limit`
@@ -29,9 +33,9 @@ export async function readBacklog(
   db: Db,
   input: { classBounds: readonly number[]; limit: number },
 ): Promise<Backlog> {
-  const rows = await db.sql<(BacklogGroup & { oldest: number | null; seen: number })[]>`
+  const rows = await db.sql<BacklogRow[]>`
     with open as (
-      select id, n, attempt, width::bigint * height as pixels, priority, started_at, created_at, deadline_at,
+      select id, n, attempt, worker_id, width::bigint * height as pixels, priority, started_at, created_at, deadline_at,
              case when state = 'running' and lease_until > now() then 'running' else 'waiting' end as phase
         from job where finished_at is null
        order by created_at limit ${input.limit}::int
@@ -48,7 +52,8 @@ export async function readBacklog(
            coalesce(sum(missing) filter (where is_wanted), 0)::int as images,
            extract(epoch from now() - min(created_at) filter (
              where is_wanted and phase = 'waiting' and priority = 'standard' and started_at is null))::float8 as oldest,
-           count(*)::int as seen
+           count(*)::int as seen,
+           (select count(distinct worker_id) from open where phase = 'running')::int as busy
       from counted group by 1, 2, 3 order by 1, 2, 3`
   const seen = rows.reduce((sum, row) => sum + row.seen, 0)
   return {
@@ -58,6 +63,7 @@ export async function readBacklog(
         return { phase, priority, sizeClass, jobs, images }
       }),
     oldestWaitSeconds: Math.max(0, ...rows.map(({ oldest }) => oldest ?? 0)),
+    busyWorkers: rows[0]?.busy ?? 0,
     isPartial: seen >= input.limit,
   }
 }

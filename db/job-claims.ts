@@ -97,6 +97,13 @@ export async function beatJob(
   }
 }
 
+/** A stored image. Absent `textCheck`: its text was not read; absent `unbilledReason`: it is charged. */
+export type NewOutput = Omit<
+  OutputRow,
+  'jobId' | 'storedAt' | 'deletedAt' | 'textCheck' | 'unbilledReason'
+> &
+  Partial<Pick<OutputRow, 'textCheck' | 'unbilledReason'>>
+
 /**
  * Notes one stored image. Safe to repeat; an image of this index from an earlier attempt stays as it is.
  *
@@ -110,19 +117,22 @@ export async function recordOutput(
   input: {
     jobId: string
     attempt: number
-    output: Omit<OutputRow, 'jobId' | 'storedAt' | 'deletedAt'>
+    output: NewOutput
   },
 ): Promise<{ owned: boolean; kept: boolean }> {
   const { output } = input
+  const textCheck = output.textCheck ? JSON.stringify(output.textCheck) : null
   // The row lock on the job keeps a newer claim from coming between the look at the fence and the insert.
   const [mine] = await db.sql<{ n: number; key: string | null }[]>`
     with mine as (
       select id, n from job
        where id = ${input.jobId} and attempt = ${input.attempt} and state = 'running' for update
     ), stored as (
-      insert into job_output (job_id, idx, object_key, sha256, size_bytes, content_type, width, height, seed)
+      insert into job_output (job_id, idx, object_key, sha256, size_bytes, content_type, width, height, seed,
+                              text_check, unbilled_reason)
       select id, ${output.idx}::int, ${output.objectKey}, ${output.sha256}, ${output.sizeBytes}::int,
-             ${output.contentType}, ${output.width}::int, ${output.height}::int, ${output.seed}::bigint
+             ${output.contentType}, ${output.width}::int, ${output.height}::int, ${output.seed}::bigint,
+             ${textCheck}::text::jsonb, ${output.unbilledReason ?? null}
         from mine where ${output.idx}::int between 0 and n - 1
       -- Changes nothing, and returns the row that is there, also one that this statement's snapshot does not show.
       on conflict (job_id, idx) do update set idx = job_output.idx

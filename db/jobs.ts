@@ -173,7 +173,11 @@ export async function markJobDeleted(
     if (!isTerminal(row.state)) return { ok: false, reason: 'not_finished' }
     const outputs = await tx.orm
       .update(jobOutput)
-      .set({ deletedAt: sql`coalesce(${jobOutput.deletedAt}, now())` })
+      .set({
+        deletedAt: sql`coalesce(${jobOutput.deletedAt}, now())`,
+        // Its scores are no secret; words are.
+        textCheck: sql`${jobOutput.textCheck} || '{"texts": [], "read": []}'::jsonb`,
+      })
       .where(eq(jobOutput.jobId, input.jobId))
       .returning({ idx: jobOutput.idx })
     await tx.orm
@@ -183,6 +187,7 @@ export async function markJobDeleted(
         callerFields: {},
         webhookUrl: null,
         inputImages: null,
+        textTerms: sql`${job.textTerms} || '{"expected": []}'::jsonb`,
         deletedAt: sql`coalesce(${job.deletedAt}, now())`,
       })
       .where(eq(job.id, input.jobId))

@@ -5,6 +5,8 @@ export interface DispatchMessage {
   id: bigint
   jobId: string
   orgId: string
+  /** Which of the queues it belongs to. */
+  priority: 'standard' | 'batch'
 }
 
 /** How long a taken row is left alone before another sweep tries it again. */
@@ -28,7 +30,8 @@ export async function takeDueDispatches(
         where topic = 'job.dispatch' and done_at is null
           and available_at <= now() - make_interval(secs => ${input.graceSeconds})
         order by available_at limit ${input.limit} for update skip locked)
-    returning id, payload->>'job_id' as "jobId", payload->>'org_id' as "orgId"`
+    returning id, payload->>'job_id' as "jobId", payload->>'org_id' as "orgId",
+              (select priority from job where id = payload->>'job_id') as priority`
 }
 
 /** Marks messages as sent and their jobs as queued. Safe to repeat. */

@@ -1,5 +1,6 @@
 import { z } from '@hono/zod-openapi'
 import { jobInputs, wireInput } from './input-contract.ts'
+import { textFields, textHeaders, wireProof, wireTextTerms } from './text-contract.ts'
 import { MAX_URL_CHARACTERS } from './webhook-address.ts'
 
 /** Prompts longer than this are refused; the model's own limit on tokens is not far above. */
@@ -64,6 +65,7 @@ export const createHeaders = z.object({
     .max(MAX_IDEMPOTENCY_LENGTH)
     .optional()
     .openapi({ description: 'A repeat under the same key is answered with the first job.' }),
+  ...textHeaders,
 })
 
 /** The caller's own notes on a job. The library drops the name `__proto__` in silence, so it is refused before. */
@@ -116,6 +118,7 @@ export const createJobBody = z
     }),
     // Its rule is that of every webhook address, which says what is wrong.
     webhook_url: text.max(MAX_URL_CHARACTERS).openapi({ format: 'uri' }).optional(),
+    ...textFields,
     metadata: metadata.optional(),
   })
   .openapi('CreateJob')
@@ -131,6 +134,7 @@ export const jobOutput = z
     width: z.int(),
     height: z.int(),
     seed: z.int(),
+    ...wireProof,
   })
   .openapi('JobOutput')
 
@@ -157,6 +161,7 @@ export const wireJob = z
     n: z.int(),
     seed: z.int(),
     output_format: imageFormat,
+    text_guarantee: wireTextTerms.nullable(),
     inputs: z.array(wireInput),
     outputs: z.array(jobOutput),
     billing,
@@ -250,7 +255,7 @@ export const errorBody = errorData
 
 /** `POST /v1/quote` */
 export const quoteBody = createJobBody
-  .pick({ model: true, size: true, n: true, priority: true })
+  .pick({ model: true, size: true, n: true, priority: true, text_guarantee: true })
   .openapi('QuoteRequest')
 
 export const quoteAnswer = z
@@ -270,6 +275,8 @@ export const quoteAnswer = z
     unit_price: usd,
     /** What would be held: unit price times n. */
     total: usd,
+    /** What is charged when every picture is delivered and misses its texts. */
+    total_if_text_missed: usd,
     /** What key, team and organisation can still spend, the least of them; null without a limit. */
     available: usd.nullable(),
     is_affordable: z.boolean(),

@@ -8,6 +8,7 @@ import { JOB_DEADLINE_SECONDS, isTerminal } from '../db/job-state.ts'
 import { findJob, isKnownCall } from '../db/jobs.ts'
 import type { JobRow } from '../db/jobs.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
+import type { TextTerms } from '../db/text-terms.ts'
 import { QUALITY, checkOrder } from './check-order.ts'
 import type { Deps } from './deps.ts'
 import { ApiError } from './errors.ts'
@@ -38,6 +39,8 @@ export interface ImageOrder {
   callerFields: Record<string, unknown>
   /** Absent: from text alone. */
   inputs?: OrderInputs
+  /** Absent: the pictures are not read back. */
+  text?: TextTerms
 }
 
 /** The pictures that an order works from. */
@@ -100,7 +103,8 @@ export async function createJob(
     const accepted = accept(reserved, order)
     if (reserved.ok && !reserved.replayed) {
       // The sweep sends it if this fails, so the answer does not wait for the queue.
-      deps.background(deps.queue.send({ outboxId: reserved.outboxId, jobId, orgId }))
+      const { priority } = job
+      deps.background(deps.queue.send({ outboxId: reserved.outboxId, jobId, orgId, priority }))
     }
     return { ...call, ...accepted }
   } catch (error) {
@@ -205,6 +209,7 @@ function toNewJob(
     callerFields: order.callerFields,
     webhookUrl: order.webhookUrl ?? null,
     ...(order.inputs && { inputImages: order.inputs.images }),
+    ...(order.text && { textTerms: order.text }),
     deadlineSeconds: JOB_DEADLINE_SECONDS[priority],
   }
 }

@@ -5,6 +5,7 @@ import { readForm } from './multipart.ts'
 import type { FormPart } from './multipart.ts'
 import { MAX_PARAM_LENGTH, toFieldError } from './openapi.ts'
 import type { Intake } from './take-inputs.ts'
+import { TEXT_FORM } from './text-contract.ts'
 import { openaiEditFields } from './wire/openai.ts'
 
 /** All of a form: the largest body that Cloudflare lets through to a Worker on most plans. */
@@ -130,5 +131,6 @@ export const EDIT_FORM = {
     response_format: { type: 'string' as const, enum: ['url', 'b64_json'] },
     output_format: { type: 'string' as const, enum: ['png', 'webp', 'jpeg', 'avif'] },
     seed: { type: 'integer' as const },
+    ...TEXT_FORM,
   },
 }

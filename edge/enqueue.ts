@@ -8,6 +8,8 @@ export interface Dispatch {
   jobId: string
   /** The queue serves orgs fairly by it. */
   orgId: string
+  /** Absent: standard. */
+  priority?: 'standard' | 'batch'
 }
 
 /** The doorbell: tells workers that there is a job. Losing, doubling or delaying a message is harmless. */
@@ -43,6 +45,8 @@ export function createSqsQueue(
   db: Db,
   settings: {
     queueUrl: string
+    /** Takes the jobs that may wait a day; absent: they share the other queue. */
+    batchQueueUrl?: string
     region: string
     endpoint?: string
     credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
@@ -54,6 +58,15 @@ export function createSqsQueue(
     ...(settings.endpoint === undefined ? {} : { endpoint: settings.endpoint }),
     ...(settings.credentials === undefined ? {} : { credentials: settings.credentials }),
   })
+  const standard = createSender(db, client, settings.queueUrl)
+  const { batchQueueUrl } = settings
+  const batch = batchQueueUrl === undefined ? standard : createSender(db, client, batchQueueUrl)
+  return {
+    send: (dispatch) => (dispatch.priority === 'batch' ? batch : standard)(dispatch),
+  }
+}
+
+function createSender(db: Db, client: SQSClient, queueUrl: string): DispatchQueue['send'] {
   const waiting: Waiting[] = []
   let underWay = 0
 
@@ -61,21 +74,19 @@ export function createSqsQueue(
     while (underWay < MAX_BATCHES_UNDER_WAY && waiting.length > 0) {
       underWay += 1
       const batch = waiting.splice(0, MAX_BATCH)
-      void sendBatch(db, client, settings.queueUrl, batch).finally(() => {
+      void sendBatch(db, client, queueUrl, batch).finally(() => {
         underWay -= 1
         pump()
       })
     }
   }
 
-  return {
-    send: (dispatch) =>
-      new Promise((resolve, reject) => {
-        if (waiting.length >= MAX_WAITING) return reject(new Error('too many dispatches wait'))
-        waiting.push({ ...dispatch, resolve, reject })
-        pump()
-      }),
-  }
+  return (dispatch) =>
+    new Promise((resolve, reject) => {
+      if (waiting.length >= MAX_WAITING) return reject(new Error('too many dispatches wait'))
+      waiting.push({ ...dispatch, resolve, reject })
+      pump()
+    })
 }
 
 /** One call of SQS; each caller hears of its own message. */

@@ -15,6 +15,8 @@ const shared = {
   KEY_PEPPER_PREVIOUS: pepper.optional(),
   PUBLIC_URL: z.url({ protocol: /^https?$/ }),
   SQS_QUEUE_URL: z.url(),
+  /** For jobs that may take a day; absent: they share the other queue. */
+  SQS_BATCH_QUEUE_URL: z.url().optional(),
   SQS_ENDPOINT: z.url().optional(),
   /** These three replace those of AWS for the queue alone, where queue and bucket are not of one account. */
   SQS_REGION: z.string().optional(),
@@ -29,6 +31,9 @@ const shared = {
   S3_ENDPOINT: z.url().optional(),
   /** 1: callers can reach the bucket, so that results may be fetched from it by a short presigned URL. */
   S3_PUBLIC: flag,
+  /** CloudWatch's name for the figures that a fleet is scaled by; absent: none are published. */
+  METRIC_NAMESPACE: z.string().min(1).max(255).optional(),
+  CLOUDWATCH_ENDPOINT: z.url().optional(),
   /** With it and the next one payments and invoices go through Stripe. */
   STRIPE_SECRET_KEY: z.string().min(1).optional(),
   /** Signing secrets of the webhook endpoints, with commas between them. */
@@ -39,7 +44,7 @@ const shared = {
   SYNC_WAIT_SECONDS: z.coerce.number().int().min(1).max(290).optional(),
 }
 
-const workersSchema = z
+export const workersSchema = z
   .object({
     ...shared,
     DATABASE_URL: shared.DATABASE_URL.optional(),
@@ -58,12 +63,14 @@ const workersSchema = z
   })
 export type WorkersEnv = z.output<typeof workersSchema>
 
-const nodeSchema = z.object({
+export const nodeSchema = z.object({
   ...shared,
   PORT: z.coerce.number().int().min(0).max(65_535).default(8787),
   HOST: z.string().default('127.0.0.1'),
   OBJECT_DIR: z.string().optional(),
   WEBHOOK_ALLOW_LOOPBACK: flag,
+  /** 0: the work that is due is left to `npm run sweep`. */
+  SWEEP: flag,
   /**
    * The header in which the proxy in front of the gateway writes the caller's address, such as x-forwarded-for; its
    * last entry counts. Only for a gateway that can be reached through that proxy alone. Without it no header is
@@ -134,7 +141,16 @@ export interface AwsPlace {
   credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
 }
 
-/** How the queue is reached: by its own variables, else by those of AWS. */
+/** Which queues there are. */
+export function queueUrls(env: NodeEnv | WorkersEnv): {
+  queueUrl: string
+  batchQueueUrl?: string
+} {
+  const { SQS_QUEUE_URL: queueUrl, SQS_BATCH_QUEUE_URL: batchQueueUrl } = env
+  return { queueUrl, ...(batchQueueUrl === undefined ? {} : { batchQueueUrl }) }
+}
+
+/** How the queues are reached: by their own variables, else by those of AWS. */
 export function queuePlace(env: NodeEnv | WorkersEnv): AwsPlace {
   const { SQS_ACCESS_KEY_ID: accessKeyId, SQS_SECRET_ACCESS_KEY: secretAccessKey } = env
   const isOwn = accessKeyId !== undefined && secretAccessKey !== undefined
@@ -142,6 +158,17 @@ export function queuePlace(env: NodeEnv | WorkersEnv): AwsPlace {
     region: env.SQS_REGION ?? env.AWS_REGION,
     ...(env.SQS_ENDPOINT === undefined ? {} : { endpoint: env.SQS_ENDPOINT }),
     ...(isOwn ? { credentials: { accessKeyId, secretAccessKey } } : awsCredentials(env)),
+  }
+}
+
+/** How the figures of the fleet are published; null where nobody asked for them. */
+export function metricPlace(env: NodeEnv | WorkersEnv): (AwsPlace & { namespace: string }) | null {
+  if (env.METRIC_NAMESPACE === undefined) return null
+  return {
+    namespace: env.METRIC_NAMESPACE,
+    region: env.AWS_REGION,
+    ...(env.CLOUDWATCH_ENDPOINT === undefined ? {} : { endpoint: env.CLOUDWATCH_ENDPOINT }),
+    ...awsCredentials(env),
   }
 }
 

@@ -11,9 +11,18 @@ import { createApp } from './app.ts'
 import { createCatalogue } from './catalogue.ts'
 import type { Deps } from './deps.ts'
 import { createSqsQueue } from './enqueue.ts'
-import { bucketPlace, parseWorkersEnv, queuePlace, syncWaitMs } from './env.ts'
+import {
+  bucketPlace,
+  metricPlace,
+  parseWorkersEnv,
+  queuePlace,
+  queueUrls,
+  syncWaitMs,
+} from './env.ts'
 import type { WorkersEnv } from './env.ts'
 import { ApiError, errorResponse } from './errors.ts'
+import { createFleetPublisher } from './fleet-metrics.ts'
+import type { PublishFleet } from './fleet-metrics.ts'
 import { createKeyCache } from './key-cache.ts'
 import { createRateLimiter } from './limits.ts'
 import { createLostCalls } from './lost-calls.ts'
@@ -69,7 +78,7 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-edge',
   })
-  const queue = createSqsQueue(db, { queueUrl: env.SQS_QUEUE_URL, ...queuePlace(env) })
+  const queue = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
   const stripe = createStripeDeps(env, { db, now, log })
   const deps: Deps = {
     db,
@@ -121,8 +130,8 @@ function createShield(binding: RateLimit): (request: Request) => Promise<boolean
   }
 }
 
-async function runSweep(deps: Deps): Promise<void> {
-  const report = await sweepOnce(deps)
+async function runSweep(deps: Deps, publishFleet?: PublishFleet): Promise<void> {
+  const report = await sweepOnce({ ...deps, ...(publishFleet && { publishFleet }) })
   for (const [part, outcome] of Object.entries(report)) {
     if (outcome instanceof Error) {
       log({ level: 'warn', event: 'sweep_failed', part, error: String(outcome) })
@@ -150,7 +159,8 @@ export default {
   },
   async scheduled(_: ScheduledController, bindings: Bindings, context: ExecutionContext) {
     const deps = createDeps(bindings, context)
-    await runSweep(deps)
+    const metrics = metricPlace(readEnv(bindings))
+    await runSweep(deps, metrics === null ? undefined : createFleetPublisher(metrics))
     await closeDatabase(deps.db)
   },
 }

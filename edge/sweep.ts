@@ -10,12 +10,16 @@ import type { ClaimedDelivery } from '../db/webhook-attempts.ts'
 import { deliver } from './deliver.ts'
 import type { DeliverDeps } from './deliver.ts'
 import type { DispatchQueue } from './enqueue.ts'
+import { publishFleetDue } from './fleet-metrics.ts'
+import type { PublishFleet } from './fleet-metrics.ts'
 import type { ObjectStore } from './objects.ts'
 
 export interface SweepDeps extends DeliverDeps {
   queue: DispatchQueue
   objects: Pick<ObjectStore, 'removeOldInputs'>
   stripe?: StripeDeps
+  /** Absent where nobody scales a fleet by what waits. */
+  publishFleet?: PublishFleet
 }
 
 /** Receivers served at once by one process; slow ones hold a place each, not the line. */
@@ -72,7 +76,15 @@ export function createDeliverySlots(places = DELIVERY_SLOTS): DeliverySlots {
 }
 
 export type SweepPart =
-  'dispatch' | 'deliver' | 'expire' | 'redispatch' | 'prune' | 'inputs' | 'stripe' | 'fold'
+  | 'dispatch'
+  | 'deliver'
+  | 'expire'
+  | 'redispatch'
+  | 'prune'
+  | 'inputs'
+  | 'stripe'
+  | 'fold'
+  | 'fleet'
 
 /** What one call of each part did; a failed part has the error in place of the count. */
 export type SweepReport = Record<SweepPart, number | Error>
@@ -86,17 +98,19 @@ export async function sweepOnce(
   deps: SweepDeps,
   slots: DeliverySlots = createDeliverySlots(),
 ): Promise<SweepReport> {
-  const [dispatch, delivered, expire, redispatch, prune, inputs, stripe, fold] = await Promise.all([
-    guard(sendDueDispatches(deps)),
-    guard(deliverDue(deps, slots)),
-    guard(expireDue(deps)),
-    guard(redispatchLost(deps)),
-    guard(pruneOld(deps)),
-    guard(removeOldInputs(deps)),
-    guard(stripeDue(deps)),
-    guard(foldDue(deps)),
-  ])
-  return { dispatch, deliver: delivered, expire, redispatch, prune, inputs, stripe, fold }
+  const [dispatch, delivered, expire, redispatch, prune, inputs, stripe, fold, fleet] =
+    await Promise.all([
+      guard(sendDueDispatches(deps)),
+      guard(deliverDue(deps, slots)),
+      guard(expireDue(deps)),
+      guard(redispatchLost(deps)),
+      guard(pruneOld(deps)),
+      guard(removeOldInputs(deps)),
+      guard(stripeDue(deps)),
+      guard(foldDue(deps)),
+      guard(publishFleetDue(deps)),
+    ])
+  return { dispatch, deliver: delivered, expire, redispatch, prune, inputs, stripe, fold, fleet }
 }
 
 /**
@@ -111,9 +125,7 @@ export async function sendDueDispatches(deps: SweepDeps): Promise<number> {
     graceSeconds: DISPATCH_GRACE_SECONDS,
   })
   const results = await Promise.allSettled(
-    due.map((message) =>
-      deps.queue.send({ outboxId: message.id, jobId: message.jobId, orgId: message.orgId }),
-    ),
+    due.map(({ id: outboxId, ...message }) => deps.queue.send({ outboxId, ...message })),
   )
   throwFirst(results)
   return due.length

@@ -13,6 +13,8 @@ const jobData = z
     delivered: z.int(),
     billed: z.boolean(),
     billed_reason: z.string(),
+    /** Whether every picture passed its text check; null where nothing was checked. */
+    text_passed: z.boolean().nullable(),
     request_id: z.string().nullable(),
   })
   .openapi('JobEventData')

@@ -3,12 +3,14 @@ import { z } from 'zod'
 
 const optional = z.string().optional()
 
-const schema = z
+export const workerSchema = z
   .object({
     DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//, 'must begin with postgres://'),
     SQS_QUEUE_URL: z.url(),
     /** Without it dead letters are left to somebody else. */
     SQS_DLQ_URL: z.url().optional(),
+    /** Of jobs that may take a day; asked after the other one. */
+    SQS_BATCH_QUEUE_URL: z.url().optional(),
     SQS_ENDPOINT: z.url().optional(),
     /** These three replace those of AWS for the queue alone, where queue and bucket are not of one account. */
     SQS_REGION: optional,
@@ -35,6 +37,11 @@ const schema = z
     SLOTS: z.coerce.number().int().min(1).max(16).optional(),
     /** Above 0 steps that would change little are left out: faster and not the same picture. See `createStepCache`. */
     STEP_CACHE: z.coerce.number().min(0).max(10).default(0),
+    /** 1: on an EC2 instance, whose metadata says when it is taken away. An address: of another such service. */
+    IMDS: z.union([z.enum(['0', '1']), z.url({ protocol: /^http$/ })]).default('0'),
+    /** The scaling group of the instance, which is told when the worker is ready, at work and gone. */
+    GROUP_NAME: z.string().min(1).optional(),
+    AUTO_SCALING_ENDPOINT: z.url().optional(),
     /** With both, the gateway is told of every finished job, so that webhooks leave at once. */
     GATEWAY_URL: z.url({ protocol: /^https?$/ }).optional(),
     /** The secret of the gateway's internal routes, derived from its pepper with the label `internal`. */
@@ -56,7 +63,7 @@ const schema = z
     when: () => true,
   })
 
-export type WorkerEnv = z.output<typeof schema>
+export type WorkerEnv = z.output<typeof workerSchema>
 
 /** The checked environment of this process. @throws naming every bad or missing variable at once */
 export function readWorkerEnv(): WorkerEnv {
@@ -76,12 +83,12 @@ const PAIRS = [
  */
 export function parseWorkerEnv(values: Record<string, string | undefined>): WorkerEnv {
   const given = new Map(Object.entries(values).filter(([, value]) => value))
-  const parsed = schema.safeParse(Object.fromEntries(given))
+  const parsed = workerSchema.safeParse(Object.fromEntries(given))
   const halves = PAIRS.filter(([id, secret]) => given.has(id) !== given.has(secret))
   if (parsed.success && halves.length === 0) return parsed.data
   const lines = (parsed.error?.issues ?? []).map(({ path, message }) => {
     const name = path.join('.')
-    const isMissing = name in schema.shape && !given.has(name)
+    const isMissing = name in workerSchema.shape && !given.has(name)
     return `  ${name}: ${isMissing ? 'is not set' : message}`
   })
   lines.push(...halves.map((names) => `  ${names.join(', ')}: one needs the other`))
@@ -102,6 +109,12 @@ export interface AwsPlace {
   endpoint?: string
   /** Absent: the SDK looks in the usual places, such as a profile or the role of the machine. */
   credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string }
+}
+
+/** Which queues there are. */
+export function queueUrls(env: WorkerEnv): { queueUrl: string; batchQueueUrl?: string } {
+  const { SQS_QUEUE_URL: queueUrl, SQS_BATCH_QUEUE_URL: batchQueueUrl } = env
+  return { queueUrl, ...(batchQueueUrl === undefined ? {} : { batchQueueUrl }) }
 }
 
 /** How the queue is reached: by its own variables, else by those of AWS. */

@@ -4,8 +4,16 @@ import { readWorkerEnv, slotsOf } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import type { LoadProgress } from './pipeline/glm-image.ts'
 import { openRemoteEngine } from './remote-engine.ts'
+import { drawFirstPicture } from './first-picture.ts'
+import { attendMachine } from './interruption.ts'
+import { METADATA_ENDPOINT, openMetadata } from './metadata.ts'
+import { openScalingGroup } from './scaling-group.ts'
 import { DRAIN_MS } from './settings.ts'
 import { startWorker } from './worker.ts'
+import type { RunningWorker } from './worker.ts'
+
+/** The machine is being taken away; whoever supervises should not start this again. */
+const LEFT_EXIT_CODE = 75
 
 /** One JSON line per event on standard output. */
 function log(entry: Record<string, unknown>): void {
@@ -48,9 +56,34 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
   })
 }
 
+/** Tells the scaling group that this machine works, and hears of its end. */
+async function attend(env: WorkerEnv, worker: RunningWorker): Promise<void> {
+  const endpoint = env.IMDS === '1' ? METADATA_ENDPOINT : env.IMDS
+  const { GROUP_NAME: groupName, AWS_REGION: region, AUTO_SCALING_ENDPOINT: groupEndpoint } = env
+  const instanceId = groupName && (await openMetadata(endpoint).read('instance-id'))
+  const group =
+    groupName && instanceId
+      ? openScalingGroup({
+          groupName,
+          instanceId,
+          region,
+          log,
+          ...(groupEndpoint === undefined ? {} : { endpoint: groupEndpoint }),
+        })
+      : null
+  const leave = () => process.exit(LEFT_EXIT_CODE)
+  attendMachine({ worker, group, log, leave, endpoint })
+  await group?.completeLaunch()
+}
+
 try {
   const env = readWorkerEnv()
   const engine = await openEngine(env)
+  // What another server's picture costs, and shows, is its own affair.
+  if (env.ENGINE_URL === undefined) {
+    const ms = Math.round(await drawFirstPicture(engine, env.PROVIDER))
+    log({ level: 'info', event: 'first_picture', ms })
+  }
   const worker = await startWorker({ env, engine, log })
   const leave = (code: number) => {
     // The lease brings the job back should giving it back hang.
@@ -63,6 +96,7 @@ try {
       leave(0)
     })
   }
+  if (env.IMDS !== '0') await attend(env, worker)
   void worker.broken.then(() => {
     log({ level: 'error', event: 'engine_broken' })
     leave(1)

@@ -1,6 +1,8 @@
 import { isOutage } from '../db/outage.ts'
 import { recordOutput } from '../db/job-claims.ts'
 import { keepTokens, readTokens } from '../db/job-tokens.ts'
+import { drawChecked } from './draw-checked.ts'
+import type { CheckedPicture } from './draw-checked.ts'
 import { EngineError } from './engine.ts'
 import { InputGoneError, readInputs } from './inputs.ts'
 import { insist } from './insist.ts'
@@ -27,10 +29,19 @@ export async function makePictures(attempt: Attempt): Promise<'done' | 'supersed
     if (outputs.some((output) => output.idx === idx)) continue
     signal.throwIfAborted()
     const tokens = written.get(idx)
-    const result = await generate(attempt, idx, { images, ...(tokens && { tokens }) })
-    if (!(await keep(attempt, idx, result))) return 'superseded'
-    attempt.made.push(result)
-    attempt.onStored()
+    // A picture that is drawn again has tokens of its own; another attempt begins with the first ones.
+    const draw = (seed: number, isFirst: boolean) =>
+      generate(attempt, {
+        idx,
+        seed,
+        images,
+        isKept: isFirst,
+        ...(isFirst && tokens && { tokens }),
+      })
+    const picture = await drawChecked(attempt, idx, draw)
+    if (!(await keep(attempt, idx, picture))) return 'superseded'
+    attempt.made.push(picture.result)
+    attempt.onPicture()
   }
   return 'done'
 }
@@ -84,10 +95,19 @@ async function findTokens(attempt: Attempt): Promise<ReadonlyMap<number, Int32Ar
   return await readTokens(db, { jobId: job.id, weightsHash: engine.info.weightsHash })
 }
 
+interface Drawing {
+  idx: number
+  seed: number
+  images: Uint8Array[]
+  /** Of this seed, from an earlier attempt. */
+  tokens?: Int32Array
+  /** Whether its tokens are kept for another attempt. */
+  isKept: boolean
+}
+
 async function generate(
   attempt: Attempt,
-  idx: number,
-  { images, tokens }: { images: Uint8Array[]; tokens?: Int32Array },
+  { idx, seed, images, tokens, isKept }: Drawing,
 ): Promise<ImageResult> {
   const { engine, job, signal, note } = attempt
   const request = {
@@ -95,7 +115,7 @@ async function generate(
     prompt: job.prompt ?? '',
     width: job.width,
     height: job.height,
-    seed: (job.seed + idx) % 2 ** 32,
+    seed,
     format: job.format,
     ...(job.steps === null ? {} : { steps: job.steps }),
     ...(job.guidanceScale === null ? {} : { guidanceScale: job.guidanceScale }),
@@ -108,7 +128,7 @@ async function generate(
     keeping = keepForLater(attempt, idx, own)
   }
   // What ended an attempt may end the engine, and with it the jobs beside this one; so it comes to them once at most.
-  const hooks = { signal, onProgress, onTokens, alone: job.failedAttempts > 0 }
+  const hooks = { signal, onProgress, ...(isKept && { onTokens }), alone: job.failedAttempts > 0 }
   try {
     return await untilStopped(engine.generate(request, hooks), signal)
   } finally {
@@ -146,8 +166,9 @@ async function untilStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T
 }
 
 /** Stores and notes one picture. @returns false when the job is no longer this attempt's */
-async function keep(attempt: Attempt, idx: number, result: ImageResult): Promise<boolean> {
+async function keep(attempt: Attempt, idx: number, picture: CheckedPicture): Promise<boolean> {
   const { db, store, job, signal } = attempt
+  const { result, textCheck, unbilledReason } = picture
   const place = { jobId: job.id, attempt: job.attempt, idx, format: job.format }
   const objectKey = objectKeyOf({ ...result, ...place })
   try {
@@ -160,7 +181,8 @@ async function keep(attempt: Attempt, idx: number, result: ImageResult): Promise
   }
   const { sha256, contentType, width, height, seed } = result
   const sizeBytes = result.bytes.length
-  const output = { idx, objectKey, sha256, contentType, width, height, seed, sizeBytes }
+  const about = { sha256, contentType, width, height, seed, sizeBytes }
+  const output = { idx, objectKey, ...about, textCheck, unbilledReason }
   const { owned, kept } = await insist(attempt, job.id, () =>
     recordOutput(db, { jobId: job.id, attempt: job.attempt, output }),
   )

@@ -11,6 +11,7 @@ import { removeInputs } from './inputs.ts'
 import { insist } from './insist.ts'
 import type { Lease } from './lease.ts'
 import { causeOf, makePictures } from './make-pictures.ts'
+import type { TextReader } from './ocr/reader.ts'
 import type { ImageResult } from './pipeline/image-request.ts'
 import { MAX_RECEIVES, retrySecondsAfter } from './settings.ts'
 import type { PictureStore } from './store.ts'
@@ -27,6 +28,8 @@ export interface JobDeps {
   readonly db: Db
   readonly engine: Engine
   readonly store: PictureStore
+  /** Reads the pictures of jobs that want their texts checked. */
+  readonly reader: TextReader
   readonly workerId: string
   readonly times: JobTimes
   readonly log: (entry: Record<string, unknown>) => void
@@ -55,8 +58,10 @@ export interface Attempt extends JobDeps {
   /** Aborted when the worker has to leave. */
   readonly stop: AbortSignal
   readonly note: (progress: Record<string, unknown>) => void
-  /** To be called after each stored picture: the time of an attempt is that of one picture. */
-  readonly onStored: () => void
+  /** To be called after each picture, stored or to be drawn again: the time of an attempt is that of one picture. */
+  readonly onPicture: () => void
+  /** Time on the engine that went into pictures which were not kept. */
+  readonly spent: { redrawMs: number }
 }
 
 /**
@@ -100,9 +105,10 @@ export async function runJob(
       const { attempt } = job
       const beats = startBeats({ db, jobId, attempt, times, lease: lease.signal, stop })
       const { signal, note } = beats
-      const onStored = () => lease.renew()
+      const onPicture = () => lease.renew()
+      const own = { job, outputs, made: [], spent: { redrawMs: 0 } }
       try {
-        return await finish({ ...deps, job, outputs, made: [], signal, stop, note, onStored })
+        return await finish({ ...deps, ...own, signal, stop, note, onPicture })
       } finally {
         beats.end()
       }
@@ -212,9 +218,12 @@ async function settle(deps: JobDeps & Pick<Attempt, 'stop'>, input: SettleInput)
   return { outcome: 'settled', state: result.state, delivered: result.deliveredCount }
 }
 
-function runInfoOf({ engine, made }: Attempt): Record<string, unknown> {
+function runInfoOf({ engine, made, spent }: Attempt): Record<string, unknown> {
   const first = made[0]
-  const totalMs = made.reduce((sum, { timingsMs }) => sum + (timingsMs['total'] ?? 0), 0)
+  const totalMs = made.reduce(
+    (sum, { timingsMs }) => sum + (timingsMs['total'] ?? 0),
+    spent.redrawMs,
+  )
   return {
     weights_hash: engine.info.weightsHash,
     provider: engine.info.provider,

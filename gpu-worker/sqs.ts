@@ -6,10 +6,13 @@ import {
   SQSServiceException,
 } from '@aws-sdk/client-sqs'
 import { z } from 'zod'
+import { joinQueues } from './two-queues.ts'
 
 /** Where the queue is and how to speak to it; plain data, so that it can be handed to a thread. */
 export interface QueueSettings {
   queueUrl: string
+  /** Of jobs that may take a day; asked after the other one. */
+  batchQueueUrl?: string
   region: string
   /** Overrides the address, for servers other than AWS. */
   endpoint?: string
@@ -57,7 +60,13 @@ const LOST_ERRORS = new Set([
 ])
 
 /** A queue on SQS or anything that speaks its protocol. Makes no call yet. */
-export function openQueue(settings: QueueSettings): Queue {
+export function openQueue({ batchQueueUrl, ...settings }: QueueSettings): Queue {
+  const queue = openOne(settings)
+  if (batchQueueUrl === undefined) return queue
+  return joinQueues(queue, openOne({ ...settings, queueUrl: batchQueueUrl }))
+}
+
+function openOne(settings: Omit<QueueSettings, 'batchQueueUrl'>): Queue {
   const { queueUrl: QueueUrl, ...rest } = settings
   const client = new SQSClient({ ...rest, maxAttempts: 2 })
   const bound = () => ({ abortSignal: AbortSignal.timeout(CALL_TIMEOUT_MS) })

@@ -4,16 +4,21 @@ import { announceModel } from '../db/models.ts'
 import { consumeJobs } from './consume.ts'
 import type { Log } from './consume.ts'
 import { consumeDeadLetters } from './dead-letter.ts'
+import { createDrain } from './drain.ts'
+import type { Drain } from './drain.ts'
 import type { Engine } from './engine.ts'
-import { bucketPlace, queuePlace, slotsOf } from './env.ts'
+import { bucketPlace, queuePlace, queueUrls, slotsOf } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import { startLeaseKeeper } from './lease.ts'
 import type { LeaseTimes } from './lease-thread.ts'
+import { createTextReader } from './ocr/reader.ts'
+import type { TextReader } from './ocr/reader.ts'
 import type { ModelInfo } from './pipeline/image-request.ts'
 import { createPoke } from './poke.ts'
 import type { JobTimes } from './run-job.ts'
 import * as settings from './settings.ts'
 import { openQueue } from './sqs.ts'
+import type { QueueSettings } from './sqs.ts'
 import { createFileStore, createS3Store } from './store.ts'
 import type { PictureStore } from './store.ts'
 
@@ -34,6 +39,12 @@ export const WORKER_TIMES: WorkerTimes = {
 export interface RunningWorker {
   /** Resolves when this process cannot draw any more and should end, so that its supervisor starts another. */
   readonly broken: Promise<void>
+  /** Jobs in hand. */
+  busy(): number
+  /** @param listener told with every change from none to some and back */
+  onBusy(listener: (isBusy: boolean) => void): void
+  /** Takes nothing more and waits for what can be finished in time; see `Drain`. To be followed by `stop`. */
+  leave(withinMs: number): Promise<'done' | 'too_long'>
   /** Takes no new job, gives the one under way back, closes engine and database. Safe to repeat. */
   stop(): Promise<void>
 }
@@ -55,22 +66,21 @@ export async function startWorker(input: {
   times?: WorkerTimes
   /** In place of the one that `env` names; for tests that break it. */
   store?: PictureStore
+  /** In place of the bundled one; for tests that break it. */
+  reader?: TextReader
 }): Promise<RunningWorker> {
-  const { env, engine, log, times = WORKER_TIMES } = input
+  const { env, log, times = WORKER_TIMES } = input
   const slots = slotsOf(env)
   const db = openDatabase(env.DATABASE_URL, {
     maxConnections: MAX_CONNECTIONS + Math.floor(slots / SLOTS_PER_CONNECTION),
     applicationName: 'glyphpress-worker',
   })
-  await announce(db, engine.info)
+  await announce(db, input.engine.info)
   const place = queuePlace(env)
-  const queue = openQueue({ ...place, queueUrl: env.SQS_QUEUE_URL })
-  const leases = startLeaseKeeper({
-    queue: { ...place, queueUrl: env.SQS_QUEUE_URL },
-    times: { ...times, attemptSeconds: attemptSecondsOf(times, slots) },
-  })
-  const onSettled =
-    env.GATEWAY_URL && env.POKE_SECRET ? createPoke(env.GATEWAY_URL, env.POKE_SECRET) : () => {}
+  const drain = openDrain({ ...place, ...queueUrls(env) }, { times, slots, engine: input.engine })
+  const { queue, leases, engine } = drain
+  const onSettled = pokeOf(env)
+  const reader = input.reader ?? createTextReader()
   const stopping = new AbortController()
   const jobs = consumeJobs(
     {
@@ -82,32 +92,44 @@ export async function startWorker(input: {
       onSettled,
       times,
       slots,
+      reader,
       store: input.store ?? createStore(env),
       workerId: env.WORKER_ID,
-      pollSeconds: times.pollSeconds,
-      restSeconds: times.restSeconds,
-      visibilitySeconds: times.visibilitySeconds,
+      ...pollTimes(times),
     },
     stopping.signal,
   )
   const letters = env.SQS_DLQ_URL ? openQueue({ ...place, queueUrl: env.SQS_DLQ_URL }) : null
-  const dead = letters
-    ? consumeDeadLetters(
-        { db, letters, log, onSettled, pollSeconds: times.pollSeconds },
-        stopping.signal,
-      )
-    : Promise.resolve()
+  const { pollSeconds } = times
+  const dead =
+    letters && consumeDeadLetters({ db, letters, log, onSettled, pollSeconds }, stopping.signal)
   log({ level: 'info', event: 'ready', worker_id: env.WORKER_ID, model: engine.info.model })
 
   const stop = async () => {
     stopping.abort()
     await Promise.all([jobs, dead])
     await Promise.all([engine.close(), leases.close(), closeDatabase(db)])
+    reader.close()
     queue.close()
     letters?.close()
   }
   let stopped: Promise<void> | null = null
-  return { broken: whenBroken(jobs), stop: () => (stopped ??= stop()) }
+  return {
+    broken: whenBroken(jobs),
+    busy: drain.busy,
+    onBusy: (listener) => (drain.onBusy = listener),
+    leave: (withinMs) => drain.leave(withinMs),
+    stop: () => (stopped ??= stop()),
+  }
+}
+
+function openDrain(
+  queues: QueueSettings,
+  { times, slots, engine }: { times: WorkerTimes; slots: number; engine: Engine },
+): Drain {
+  const attemptSeconds = attemptSecondsOf(times, slots)
+  const leases = startLeaseKeeper({ queue: queues, times: { ...times, attemptSeconds } })
+  return createDrain({ queue: openQueue(queues), leases, engine })
 }
 
 function whenBroken(jobs: ReturnType<typeof consumeJobs>): Promise<void> {
@@ -121,6 +143,15 @@ function whenBroken(jobs: ReturnType<typeof consumeJobs>): Promise<void> {
 /** One picture is painted at a time, so that a job may wait here for all others. */
 function attemptSecondsOf({ attemptSeconds }: WorkerTimes, slots: number): number {
   return attemptSeconds + (slots - 1) * settings.PAINT_SECONDS
+}
+
+function pollTimes({ pollSeconds, restSeconds, visibilitySeconds }: WorkerTimes) {
+  return { pollSeconds, restSeconds, visibilitySeconds }
+}
+
+/** Tells the gateway of each settled job, where it can be told. */
+function pokeOf({ GATEWAY_URL, POKE_SECRET }: WorkerEnv): () => void {
+  return GATEWAY_URL && POKE_SECRET ? createPoke(GATEWAY_URL, POKE_SECRET) : () => {}
 }
 
 async function announce(db: Db, info: ModelInfo): Promise<void> {

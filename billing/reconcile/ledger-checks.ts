@@ -69,6 +69,17 @@ export const LEDGER_CHECKS: readonly Check[] = [
        where e.account_id in ('revenue', 'recovery') and e.phase = 'posted' and t.kind <> 'charge'`,
   },
   {
+    name: 'picture',
+    query: `
+      select json_build_object('job', coalesce(u.job_id, o.job_id), 'index', coalesce(u.idx, o.idx)) as ids,
+             case when o.job_id is null then 'no picture' else coalesce(o.unbilled_reason, 'charged') end as expected,
+             case when u.job_id is null then 'no usage line' else 'charged' end as found
+        from usage_event u
+        full join (select p.* from job_output p join job j on j.id = p.job_id and j.finished_at is not null) o
+          on o.job_id = u.job_id and o.idx = u.idx
+       where (u.job_id is null) <> (o.job_id is null or o.unbilled_reason is not null)`,
+  },
+  {
     name: 'refund',
     query: `
       with given as (

@@ -4,7 +4,7 @@ import { CENT_MICROS, fromCents, idOf, toSeconds } from './client.ts'
 import type { Stripe, StripeDeps } from './client.ts'
 import { findOrgOfCustomer } from './customer.ts'
 import { keepInvoice, postInvoice, toInvoiceState } from './invoice-books.ts'
-import type { Comparison, InvoiceState } from './invoice-books.ts'
+import type { Comparison } from './invoice-books.ts'
 import { recordDifference } from './reconcile.ts'
 import { startOfHour } from './seal.ts'
 import { toInvoiceCents } from './sink.ts'
@@ -15,6 +15,11 @@ const HOLD_SECONDS = 72 * 3_600
 const HOLD_MARGIN_SECONDS = 48 * 3_600
 /** After its books agree, a held draft is finalised this soon. */
 const RELEASE_SECONDS = 600
+/**
+ * Metadata of a draft that we hold. It is set by the very call that holds it, so that whoever looks next knows, also
+ * when the one who held it died before it wrote that down.
+ */
+const HOLD_MARK = 'held_until_books_agree'
 /** A draft is read again after this: late usage of its period may have been told meanwhile. */
 const DRAFT_RECHECK_SECONDS = 300
 /** A line whose period ends within this of the invoice's making bills what was used. */
@@ -144,12 +149,11 @@ async function holdOrRelease(
 ): Promise<void> {
   const now = toSeconds(deps.now())
   const at = invoice.automatically_finalizes_at
-  const [row] = await deps.db.sql<{ state: InvoiceState; problem: string | null }[]>`
-    select state, problem from invoice where id = ${invoice.id}`
   if (compared.problem === null) {
-    if (row?.state === 'held') {
+    if (invoice.metadata?.[HOLD_MARK] !== undefined) {
       await deps.stripe.invoices.update(invoice.id, {
         automatically_finalizes_at: now + RELEASE_SECONDS,
+        metadata: { [HOLD_MARK]: '' },
       })
     }
     return
@@ -158,8 +162,11 @@ async function holdOrRelease(
   if (at !== null && at < now + HOLD_MARGIN_SECONDS) {
     await deps.stripe.invoices.update(invoice.id, {
       automatically_finalizes_at: now + HOLD_SECONDS,
+      metadata: { [HOLD_MARK]: 'true' },
     })
   }
+  const [row] = await deps.db.sql<{ problem: string | null }[]>`
+    select problem from invoice where id = ${invoice.id}`
   if (row?.problem !== compared.problem) {
     await recordDifference(deps, `invoice:${invoice.id}`, {
       ours: compared.expectedMicros.toString(),

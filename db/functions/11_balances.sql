@@ -3,8 +3,8 @@
 -- Adds the next entries to the balances, at most as many ids as the limit says, each once. Returns how many there were.
 --
 -- Ids are given out in order and committed in any. So the highest id that is seen is noted together with the number of
--- this transaction, taken after the look: whoever was given a lower id had its own number by then, as every entry is
--- written after its ledger transaction. When all numbers up to the noted one have ended, no lower id can still come.
+-- this transaction, taken after the look: whoever was given a lower id had its own number by then, as no entry is the
+-- first row that its transaction writes or locks. When all numbers up to the noted one have ended, no lower id can still come.
 -- One folds at a time; others leave at once.
 CREATE OR REPLACE FUNCTION fold_balances(p_limit int) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE

@@ -14,6 +14,8 @@ import {
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
 import type { StoredInput } from '../input-images.ts'
+import { UNBILLED_REASONS } from '../text-terms.ts'
+import type { TextCheck, TextTerms } from '../text-terms.ts'
 
 const bytea = customType<{ data: Uint8Array }>({ dataType: () => 'bytea' })
 
@@ -73,6 +75,8 @@ export const job = pgTable(
     webhookUrl: text('webhook_url'),
     /** The pictures to work from, by index; null for a job from text alone and once the caller has deleted it. */
     inputImages: jsonb('input_images').$type<StoredInput[]>(),
+    /** What is done about the texts in the pictures; null: nothing. */
+    textTerms: jsonb('text_terms').$type<TextTerms>(),
     state: text({
       enum: ['accepted', 'queued', 'running', 'succeeded', 'failed', 'canceled', 'expired'],
     }).notNull(),
@@ -129,6 +133,10 @@ export const jobOutput = pgTable(
     width: integer().notNull(),
     height: integer().notNull(),
     seed: bigint({ mode: 'number' }).notNull(),
+    /** What was read in it; null where nobody asked. */
+    textCheck: jsonb('text_check').$type<TextCheck>(),
+    /** Why this picture has no usage line although it is delivered; null: it is charged when its job ends. */
+    unbilledReason: text('unbilled_reason', { enum: UNBILLED_REASONS }),
     storedAt: timestamp('stored_at', { withTimezone: true }).notNull().defaultNow(),
     /** Set by the deletion call before it removes the object; from then on nobody is served. */
     deletedAt: timestamp('deleted_at', { withTimezone: true }),

@@ -7,18 +7,21 @@ import { createCatalogue } from '../catalogue.ts'
 import { clientNetwork } from '../client-address.ts'
 import type { Deps } from '../deps.ts'
 import { createSqsQueue } from '../enqueue.ts'
-import { bucketPlace, queuePlace, syncWaitMs } from '../env.ts'
+import { bucketPlace, metricPlace, queuePlace, queueUrls, syncWaitMs } from '../env.ts'
 import { createStripeDeps } from '../stripe.ts'
 import type { NodeEnv } from '../env.ts'
+import { createFleetPublisher } from '../fleet-metrics.ts'
 import { createKeyCache } from '../key-cache.ts'
 import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
 import { createS3Objects } from '../objects.ts'
 import type { ObjectStore } from '../objects.ts'
+import type { SweepDeps } from '../sweep.ts'
 import { createUploadPlaces } from '../upload-places.ts'
 import { createJobWaiter } from '../waiter.ts'
 import { createFileObjects } from './file-objects.ts'
 import { startSweepLoop } from './sweep-loop.ts'
+import type { SweepLoop } from './sweep-loop.ts'
 import { createNodeWebhookSender } from './webhook-sender.ts'
 
 export interface Gateway {
@@ -58,18 +61,16 @@ export async function startGateway(
   const allowLoopbackWebhooks = env.WEBHOOK_ALLOW_LOOPBACK === '1'
   const sender = createNodeWebhookSender({ allowLoopback: allowLoopbackWebhooks })
   const now = () => new Date()
-  const queue = createSqsQueue(db, {
-    queueUrl: env.SQS_QUEUE_URL,
-    ...queuePlace(env),
-  })
+  const queue = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
   const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
   const shared = { db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers }
   const base = stripe === undefined ? shared : { ...shared, stripe }
   const objects = createObjects(env)
-  const sweep = startSweepLoop({ ...base, queue, objects }, (part, error) =>
-    log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
-  )
+  const metrics = metricPlace(env)
+  const publishFleet = metrics === null ? {} : { publishFleet: createFleetPublisher(metrics) }
+  const sweepDeps = { ...base, ...publishFleet, queue, objects }
+  const sweep = env.SWEEP === '0' ? NO_SWEEP : startSweep(sweepDeps, log)
   const deps: Deps = {
     ...base,
     publicUrl: env.PUBLIC_URL,
@@ -107,7 +108,17 @@ export async function startGateway(
   return { url: server.url, stop: () => (stopped ??= stop()) }
 }
 
-function createObjects(env: NodeEnv): ObjectStore {
+/** The messages of this gateway's own jobs are sent by it all the same. */
+const NO_SWEEP: SweepLoop = { poke: () => {}, stop: () => Promise.resolve() }
+
+function startSweep(deps: SweepDeps, log: (entry: Record<string, unknown>) => void): SweepLoop {
+  return startSweepLoop(deps, (part, error) =>
+    log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
+  )
+}
+
+/** Where pictures are, by the environment. */
+export function createObjects(env: NodeEnv): ObjectStore {
   if (env.S3_BUCKET === undefined) return createFileObjects(env.OBJECT_DIR ?? '')
   return createS3Objects({
     bucket: env.S3_BUCKET,

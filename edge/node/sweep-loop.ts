@@ -9,6 +9,7 @@ import {
   sendDueDispatches,
   stripeDue,
 } from '../sweep.ts'
+import { publishFleetDue } from '../fleet-metrics.ts'
 import type { DeliveryStop, SweepDeps, SweepPart } from '../sweep.ts'
 
 /** Rhythm of each part. What callers wait for runs every second; what only mends, seldom. */
@@ -21,6 +22,7 @@ const EVERY_MS: Readonly<Record<SweepPart, number>> = {
   prune: 10_000,
   fold: 10_000,
   inputs: 600_000,
+  fleet: 30_000,
 }
 
 const PARTS: readonly SweepPart[] = [
@@ -32,6 +34,7 @@ const PARTS: readonly SweepPart[] = [
   'stripe',
   'fold',
   'inputs',
+  'fleet',
 ]
 
 export interface SweepLoop {
@@ -70,6 +73,7 @@ export function startSweepLoop(
     prune: () => pruneOld(deps),
     fold: () => foldDue(deps),
     inputs: () => removeOldInputs(deps),
+    fleet: () => publishFleetDue(deps),
   }
   const running = new Set<Promise<void>>()
   const busy = new Set<SweepPart>()

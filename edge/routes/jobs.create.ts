@@ -6,6 +6,7 @@ import type { ImageOrder } from '../create-job.ts'
 import { createFromInputs } from '../job-inputs.ts'
 import type { Deps } from '../deps.ts'
 import { CREATE_ERRORS, createRouter, errorResponses, jsonBody, jsonResponse } from '../openapi.ts'
+import { textTermsOf } from '../text-contract.ts'
 import { toWireJob } from '../wire/native.ts'
 
 const route = createRoute({
@@ -41,6 +42,7 @@ export function jobsCreate(deps: Deps) {
       idempotency: idempotencyOf(c.req.valid('header')),
       isSync: false,
       callerFields: body.metadata === undefined ? {} : { metadata: body.metadata },
+      ...textTermsOf(body.prompt, body, c.req.valid('header')),
     }
     const { images } = body
     const created = await (images === undefined

@@ -9,6 +9,7 @@ import { answerOpenAi } from '../openai-answer.ts'
 import { CREATE_ERRORS, createRouter, errorResponses, jsonResponse } from '../openapi.ts'
 import { takeInputs } from '../take-inputs.ts'
 import type { Intake } from '../take-inputs.ts'
+import { textTermsOf } from '../text-contract.ts'
 import { OPENAI_USED_FIELDS, openaiImageAnswer } from '../wire/openai.ts'
 import { ignoredFields } from '../wire/zai.ts'
 
@@ -75,6 +76,7 @@ export function openaiEdits(deps: Deps) {
         format: fields.output_format ?? 'png',
         isSync: true,
         callerFields: {},
+        ...textTermsOf(fields.prompt, fields, c.req.valid('header')),
         inputs: intake.inputs,
       })
     }

@@ -4,6 +4,7 @@ import { createJob, idempotencyOf } from '../create-job.ts'
 import type { Deps } from '../deps.ts'
 import { answerOpenAi } from '../openai-answer.ts'
 import { CREATE_ERRORS, createRouter, errorResponses, jsonBody, jsonResponse } from '../openapi.ts'
+import { textTermsOf } from '../text-contract.ts'
 import { OPENAI_USED_FIELDS, openaiImageAnswer, openaiImageBody } from '../wire/openai.ts'
 import { ignoredFields } from '../wire/zai.ts'
 
@@ -34,6 +35,7 @@ export function openaiImages(deps: Deps) {
       idempotency: idempotencyOf(c.req.valid('header')),
       isSync: true,
       callerFields: {},
+      ...textTermsOf(body.prompt, body, c.req.valid('header')),
     })
     return answerOpenAi(deps, c, created, {
       isBase64: body.response_format === 'b64_json',

@@ -30,7 +30,7 @@ const route = createRoute({
 /** `POST /v1/quote`: holds nothing, so that another call may use the money before. */
 export function quoteCreate(deps: Deps) {
   return createRouter().openapi(route, async (c) => {
-    const { model, size, n, priority } = c.req.valid('json')
+    const { model, size, n, priority, text_guarantee: guarantee } = c.req.valid('json')
     const principal = c.get('principal')
     const checked = await checkOrder(deps, principal.orgId, { model, size, priority })
     if (checked instanceof ApiError) throw checked
@@ -51,6 +51,7 @@ export function quoteCreate(deps: Deps) {
         list_price: formatUsd(price.listMicros),
         unit_price: formatUsd(price.unitMicros),
         total: formatUsd(total),
+        total_if_text_missed: formatUsd(guarantee === 'refund' ? 0n : total),
         available: available === null ? null : formatUsd(available),
         is_affordable: available === null || total <= available,
       },

@@ -15,6 +15,7 @@ import {
   jsonResponse,
   zaiErrorResponses,
 } from '../openapi.ts'
+import { textTermsOf } from '../text-contract.ts'
 import {
   toZaiAnswer,
   toZaiTask,
@@ -106,6 +107,7 @@ function toOrder(
       ...(requestId == null ? {} : { request_id: requestId }),
       ...(userId == null ? {} : { user_id: userId }),
     },
+    ...textTermsOf(body.prompt, body, headers),
   }
 }
 

@@ -3,6 +3,7 @@ import { inputsOf } from '../../db/input-images.ts'
 import { isTerminal } from '../../db/job-state.ts'
 import type { JobWithOutputs } from '../../db/jobs.ts'
 import type { WireJob } from '../contract.ts'
+import { toProof } from '../text-contract.ts'
 import { signOutputUrl } from '../signed-url.ts'
 
 /** Result URLs of an answer live this long; a later answer carries new ones. */
@@ -20,6 +21,7 @@ export interface SignedOutput {
   url: string
   expiresAt: Date
   sha256: string
+  proof: ReturnType<typeof toProof>
 }
 
 /** Fresh URLs of what may be fetched: stored images of a succeeded job that are not deleted. */
@@ -37,6 +39,7 @@ export async function signOutputs(
       .map(async (output) => ({
         index: output.idx,
         sha256: output.sha256,
+        proof: toProof(output),
         expiresAt,
         url: await signOutputUrl(deps, {
           jobId: job.id,
@@ -62,6 +65,10 @@ export async function toWireJob(deps: UrlDeps, found: JobWithOutputs): Promise<W
     n: job.n,
     seed: job.seed,
     output_format: job.format,
+    text_guarantee: job.textTerms && {
+      ...job.textTerms,
+      expected: [...job.textTerms.expected],
+    },
     inputs: inputsOf(job).map(({ sizeBytes, format, ...image }, index) => ({
       index,
       ...image,
@@ -81,6 +88,7 @@ export async function toWireJob(deps: UrlDeps, found: JobWithOutputs): Promise<W
         width: output.width,
         height: output.height,
         seed: output.seed,
+        ...link.proof,
       }
     }),
     billing: toWireBilling(found),

@@ -5,6 +5,7 @@ import type { CheckedOrder } from '../check-order.ts'
 import { MAX_IMAGES, MAX_SEED, imageFormat, modelName, prompt } from '../contract.ts'
 import type { modelInfo } from '../contract.ts'
 import type { ObjectStore, StoredObject } from '../objects.ts'
+import { TEXT_FIELDS, textFields, textFormFields, wireProof } from '../text-contract.ts'
 import { signOutputs, toWireBilling } from './native.ts'
 import type { UrlDeps } from './native.ts'
 
@@ -22,6 +23,7 @@ export const openaiImageBody = z
     output_format: imageFormat.nullish(),
     seed: z.int().min(0).max(MAX_SEED).nullish(),
     stream: z.literal(false, { error: 'streaming is not offered; leave it out' }).nullish(),
+    ...textFields,
   })
   .openapi('OpenAiImageRequest')
 
@@ -33,6 +35,7 @@ export const openaiEditFields = z.looseObject({
   n: digits.transform(Number).pipe(z.int().min(1).max(MAX_IMAGES)).optional(),
   seed: digits.transform(Number).pipe(z.int().min(0).max(MAX_SEED)).optional(),
   stream: z.literal('false', { error: 'streaming is not offered; leave it out' }).optional(),
+  ...textFormFields,
 })
 
 /** Fields that the call acts on. */
@@ -45,6 +48,7 @@ export const OPENAI_USED_FIELDS: ReadonlySet<string> = new Set([
   'output_format',
   'seed',
   'stream',
+  ...TEXT_FIELDS,
 ])
 
 const image = z.strictObject({
@@ -52,6 +56,7 @@ const image = z.strictObject({
   b64_json: z.string().optional(),
   expires_at: z.iso.datetime(),
   sha256: z.string(),
+  ...wireProof,
 })
 
 export const openaiImageAnswer = z
@@ -79,10 +84,11 @@ export async function toOpenAiAnswer(
   const billing = toWireBilling(found)
   return {
     created: Math.floor(job.createdAt.getTime() / 1000),
-    data: links.map(({ url, expiresAt, sha256 }) => ({
+    data: links.map(({ url, expiresAt, sha256, proof }) => ({
       url,
       expires_at: expiresAt.toISOString(),
       sha256,
+      ...proof,
     })),
     output_format: job.format,
     size: `${job.width}x${job.height}`,

@@ -3,6 +3,7 @@ import { isTerminal } from '../../db/job-state.ts'
 import type { JobRow, JobWithOutputs } from '../../db/jobs.ts'
 import { MAX_IMAGES, modelName, prompt, text } from '../contract.ts'
 import { ERRORS } from '../errors.ts'
+import { TEXT_FIELDS, textFields, wireProof } from '../text-contract.ts'
 import { requestIdOfJob, signOutputs, toWireBilling } from './native.ts'
 import type { UrlDeps } from './native.ts'
 
@@ -22,6 +23,7 @@ export const zaiImageBody = z
     response_format: z.literal('url', { error: 'only url is offered here' }).nullish(),
     user_id: text.min(6).max(128).nullish(),
     request_id: text.min(1).max(200).nullish(),
+    ...textFields,
   })
   .openapi('ZaiImageRequest')
 export type ZaiImageBody = z.output<typeof zaiImageBody>
@@ -37,6 +39,7 @@ const USED_FIELDS: ReadonlySet<string> = new Set([
   'response_format',
   'user_id',
   'request_id',
+  ...TEXT_FIELDS,
 ])
 
 const billed = {
@@ -45,14 +48,19 @@ const billed = {
   cost: z.string(),
 }
 
+const link = z.strictObject({
+  url: z.url(),
+  expires_at: z.iso.datetime(),
+  sha256: z.string(),
+  ...wireProof,
+})
+
 export const zaiImageAnswer = z
   .strictObject({
     created: z.int(),
     id: z.string(),
     request_id: z.string(),
-    data: z.array(
-      z.strictObject({ url: z.url(), expires_at: z.iso.datetime(), sha256: z.string() }),
-    ),
+    data: z.array(link),
     content_filter: z.array(z.strictObject({ role: z.string(), level: z.int() })),
     ignored_fields: z.array(z.string()),
     ...billed,
@@ -77,9 +85,7 @@ export const zaiTaskResult = z
     id: z.string(),
     request_id: z.string(),
     task_status: taskStatus,
-    image_result: z
-      .array(z.strictObject({ url: z.url(), expires_at: z.iso.datetime(), sha256: z.string() }))
-      .optional(),
+    image_result: z.array(link).optional(),
     error: z
       .strictObject({ code: z.string().regex(/^\d+$/), message: z.string(), type: z.string() })
       .optional(),
@@ -171,10 +177,11 @@ function toTaskError(job: JobRow): { code: string; message: string; type: string
 
 async function toLinks(deps: UrlDeps, found: JobWithOutputs) {
   const outputs = await signOutputs(deps, found)
-  return outputs.map(({ url, expiresAt, sha256 }) => ({
+  return outputs.map(({ url, expiresAt, sha256, proof }) => ({
     url,
     expires_at: expiresAt.toISOString(),
     sha256,
+    ...proof,
   }))
 }
 

@@ -106,16 +106,21 @@ async function describe(db: Db, { job, outputs, reservation }: JobWithOutputs): 
     held: reservation.state === 'held' ? reservation.amountMicros : 0n,
     charged: reservation.capturedMicros,
     billed_reason: job.billedReason,
+    text_guarantee: job.textTerms?.guarantee ?? null,
     created_at: job.createdAt,
     started_at: job.startedAt,
     finished_at: job.finishedAt,
     deleted_at: job.deletedAt,
-    images: outputs.map(({ idx, sizeBytes, width, height, storedAt, deletedAt }) => {
+    images: outputs.map((output) => {
+      const { idx, sizeBytes, width, height, storedAt, deletedAt, textCheck, unbilledReason } =
+        output
       const line = usage.get(idx)
       return {
         index: idx,
         size: `${width}x${height}`,
         bytes: sizeBytes,
+        unbilled_reason: unbilledReason,
+        word_accuracy: textCheck?.word_accuracy ?? null,
         sku: line?.skuId ?? null,
         list: line?.listMicros ?? null,
         net: line?.netMicros ?? null,

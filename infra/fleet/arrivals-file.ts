@@ -1,5 +1,5 @@
 import type { Arrival } from './arrivals.ts'
-import { SIZE_CLASSES } from './size-classes.ts'
+import { SIZE_CLASSES } from '../../db/size-classes.ts'
 
 const HEADER = 'seconds,tenant,size'
 /** As the queue allows for the name of a group. */

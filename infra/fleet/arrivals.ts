@@ -1,6 +1,6 @@
 import type { Random } from './random.ts'
 import { createRandom } from './random.ts'
-import { SIZE_CLASSES } from './size-classes.ts'
+import { SIZE_CLASSES } from '../../db/size-classes.ts'
 
 /** What is asked of the fleet, in order of time; all arrays by job. */
 export interface Arrivals {

@@ -2,7 +2,7 @@ import { read } from './heaps.ts'
 import { endAttempt, freeGpu, giveBackJob, oldestWait } from './job-events.ts'
 import { decideScale, noteIdle } from './scaling-policy.ts'
 import type { FleetSnapshot, Work } from './scaling-policy.ts'
-import { SIZE_CLASSES } from './size-classes.ts'
+import { SIZE_CLASSES } from '../../db/size-classes.ts'
 import { END, EVENT, GPU } from './world.ts'
 import type { World } from './world.ts'
 

@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util'
 import type { Flood } from './arrivals.ts'
 import type { Floor } from './scaling-policy.ts'
-import { SIZE_CLASSES } from './size-classes.ts'
+import { SIZE_CLASSES } from '../../db/size-classes.ts'
 
 export interface SimulateOptions {
   hours: number | null

@@ -6,7 +6,7 @@ import { createEventHeap, read } from './heaps.ts'
 import type { Random } from './random.ts'
 import { createRandom } from './random.ts'
 import type { ScalingSettings } from './scaling-policy.ts'
-import { SIZE_CLASSES } from './size-classes.ts'
+import { SIZE_CLASSES } from '../../db/size-classes.ts'
 
 export interface SimulationConfig {
   readonly seed: number

@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { FLEET_METRICS } from '../../db/fleet-metrics.ts'
 import { errorBody } from '../../edge/contract.ts'
 import { startTestGateway } from '../support/gateway.ts'
 import type { TestGateway } from '../support/gateway.ts'
+import { startMetricServer } from '../support/metric-server.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
 import { startQueue } from '../support/queue.ts'
 import type { TestQueue } from '../support/queue.ts'
@@ -31,6 +33,22 @@ describe('the Worker entry', () => {
     expect(response.status).toBe(200)
     await expect.poll(() => gateway.finisher.rung).toEqual([body.id, body.id])
   })
+})
+
+test('the cron publishes from workerd what the fleet is scaled by', async () => {
+  const metrics = await startMetricServer()
+  const gateway = await startTestGateway({
+    runtime: 'workerd',
+    env: { METRIC_NAMESPACE: 'Glyphpress/test', CLOUDWATCH_ENDPOINT: metrics.url },
+  })
+  try {
+    const response = await fetch(`${gateway.url}/cdn-cgi/handler/scheduled`)
+    expect(response.status).toBe(200)
+    for (const name of FLEET_METRICS) expect(metrics.bodies.join('')).toContain(name)
+  } finally {
+    await gateway.close()
+    await metrics.close()
+  }
 })
 
 describe('the Worker entry without its surroundings', () => {

@@ -2,7 +2,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readBacklog } from '../../db/backlog.ts'
 import type { Db } from '../../db/client.ts'
 import { claimJob } from '../../db/job-claims.ts'
-import { CLASS_BOUNDS, workOf } from '../../infra/fleet/size-classes.ts'
+import { CLASS_BOUNDS } from '../../db/size-classes.ts'
+import { workOf } from '../../infra/fleet/work.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
 import { createBareTenant, deliver, reserve } from '../support/jobs.ts'
@@ -54,7 +55,7 @@ describe('backlog', () => {
       { phase: 'waiting', priority: 'standard', sizeClass: 0, jobs: 1, images: 1 },
       { phase: 'waiting', priority: 'standard', sizeClass: 1, jobs: 2, images: 4 },
     ])
-    expect(backlog.isPartial).toBe(false)
+    expect([backlog.isPartial, backlog.busyWorkers]).toEqual([false, 1])
     // Neither one that somebody began nor one that is over is a wait for a first GPU.
     expect(backlog.oldestWaitSeconds).toBeGreaterThanOrEqual(40)
     expect(backlog.oldestWaitSeconds).toBeLessThan(60)
@@ -75,7 +76,12 @@ describe('backlog', () => {
     const empty = await createTestDatabase()
     try {
       const backlog = await readBacklog(empty.db, { classBounds: CLASS_BOUNDS, limit: 10 })
-      expect(backlog).toEqual({ groups: [], oldestWaitSeconds: 0, isPartial: false })
+      expect(backlog).toEqual({
+        groups: [],
+        oldestWaitSeconds: 0,
+        busyWorkers: 0,
+        isPartial: false,
+      })
     } finally {
       await empty.close()
     }

@@ -4,10 +4,11 @@ import type { MarginGroup, MarginRow } from '../../billing/margin.ts'
 import { refundImages } from '../../billing/refund.ts'
 import { settleJob } from '../../billing/settle.ts'
 import { claimJob } from '../../db/job-claims.ts'
+import type { TextTerms } from '../../db/text-terms.ts'
 import { checkBooks } from '../support/books.ts'
 import { createTestDatabase } from '../support/database.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { createBareKey, createBareTenant, deliver, reserve } from '../support/jobs.ts'
+import { MISSED, createBareKey, createBareTenant, deliver, reserve } from '../support/jobs.ts'
 import type { BareTenant } from '../support/jobs.ts'
 
 /** An hour costs 6.88 USD. */
@@ -38,15 +39,23 @@ afterAll(async () => {
 
 async function run(
   who: BareTenant,
-  job: { n: number; delivered: number; seconds: number; width?: number; workerId?: string },
+  job: {
+    n: number
+    delivered: number
+    seconds: number
+    width?: number
+    workerId?: string
+    isFree?: boolean
+  },
 ): Promise<string> {
   const { db } = database
-  const { n, delivered, seconds, width = 64, workerId = 'w1' } = job
-  const result = await reserve(db, who, { n, width })
+  const { n, delivered, seconds, width = 64, workerId = 'w1', isFree = false } = job
+  const terms: TextTerms = { guarantee: 'refund', threshold: 1, retries: 0, expected: ['OPEN'] }
+  const result = await reserve(db, who, { n, width, ...(isFree && { textTerms: terms }) })
   if (!result.ok) throw new Error(result.reason)
   const { jobId } = result
   await claimJob(db, { jobId, workerId, leaseSeconds: 60, maxFailedAttempts: 3 })
-  for (let idx = 0; idx < delivered; idx++) await deliver(db, jobId, 1, idx)
+  for (let idx = 0; idx < delivered; idx++) await deliver(db, jobId, 1, idx, isFree ? MISSED : null)
   await settleJob(db, {
     jobId,
     attempt: 1,
@@ -115,4 +124,16 @@ test('a span holds what finished from its start to before its end', async () => 
   expect(await ask(new Date(at.getTime() + 3_600_000), new Date(at.getTime() + 7_200_000))).toEqual(
     [],
   )
+})
+
+test('pictures that a text guarantee made free cost what they cost and bring nothing', async () => {
+  const [first] = tenants
+  if (!first) throw new Error('no tenant')
+  const before = await report('org')
+  await run(first, { n: 2, delivered: 2, seconds: 2, isFree: true })
+  const after = await report('org')
+  expect(sum(after, 'freeImages') - sum(before, 'freeImages')).toBe(2n)
+  expect(sum(after, 'images') - sum(before, 'images')).toBe(2n)
+  expect(sum(after, 'revenueMicros')).toBe(sum(before, 'revenueMicros'))
+  expect(sum(after, 'costMicros')).toBeGreaterThan(sum(before, 'costMicros'))
 })

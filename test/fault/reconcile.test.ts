@@ -171,6 +171,25 @@ const PLANTED: Planted[] = [
     found: ({ jobId }) => [
       { check: 'charge', ids: { job: jobId }, expected: `${UNIT}`, found: `${2n * UNIT}` },
       { check: 'capture', ids: { job: jobId }, expected: `${UNIT}`, found: `${2n * UNIT}` },
+      {
+        check: 'picture',
+        ids: { job: jobId, index: 1 },
+        expected: 'charged',
+        found: 'no usage line',
+      },
+    ],
+  },
+  {
+    name: 'a charged picture that should have been free',
+    sql: ({ jobId }) => `
+      update job_output set unbilled_reason = 'text_mismatch' where job_id = '${jobId}' and idx = 1`,
+    found: ({ jobId }) => [
+      {
+        check: 'picture',
+        ids: { job: jobId, index: 1 },
+        expected: 'text_mismatch',
+        found: 'charged',
+      },
     ],
   },
   {

@@ -48,24 +48,19 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
   [
     'rows of days and months keep the hold',
     'settle_legs',
-    'WHERE id = ANY (v_ids)',
-    "WHERE id = ANY (v_ids) AND kind = 'balance'",
+    'RETURNING id, soft_bp',
+    "AND kind = 'balance' RETURNING id, soft_bp",
   ],
   ['the job stays in flight', 'settle_legs', "CASE kind WHEN 'balance' THEN 1 ELSE 0 END", '0'],
-  ['limits are only looked at, not held to', 'read_levels', 'FOR NO KEY UPDATE', 'OFFSET 0'],
+  ['limits are only looked at, not held to', 'reserve_one', 'IF v_round = 1 THEN', 'IF true THEN'],
   [
     'what was seen before the lock decides',
-    'reserve_jobs',
-    'v_is_new := v_read.budgets <> v_rows',
-    'v_is_new := false',
+    'reserve_one',
+    'END IF;\n    IF k.id IS NULL',
+    'END IF;\n    CONTINUE WHEN v_round = 2;\n    IF k.id IS NULL',
   ],
   ['in-flight limits are forgotten', 'budget_refusal', 'b.inflight >= b.max_inflight', 'false'],
-  [
-    'the org is not held on',
-    'reserve_jobs',
-    'FOREACH k IN ARRAY v_touched',
-    'FOREACH k IN ARRAY v_touched[1:2]',
-  ],
+  ['the org is not held on', 'reserve_one', 'ARRAY[k.id, t.id, o.id]', 'ARRAY[k.id, t.id]'],
   [
     'another request under one idempotency key',
     'earlier_job',
@@ -80,7 +75,7 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
     'PERFORM count_period(b, p_kind, v_start)',
     'NULL',
   ],
-  ['a day is not held on', 'read_levels', 'IF b.day_limit_micros IS NOT NULL', 'IF false'],
+  ['a day is not held on', 'period_rows', 'IF b.day_limit_micros IS NOT NULL', 'IF false'],
   ['a day counts the whole month', 'period_of', 'date_trunc(p_kind', "date_trunc('month'"],
   [
     'a lowered limit lets in what fits under the old one',
@@ -127,6 +122,30 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
   ['a prepaid limit is set by hand', 'set_budget', "RETURN 'credit_is_granted'", 'NULL'],
 ]
 
+/** Those of the way on which batches go, and single calls that are not plainly accepted. */
+const BATCH_BUGS: typeof BUGS = [
+  ['limits are only looked at, not held to', 'read_levels', 'FOR NO KEY UPDATE', 'OFFSET 0'],
+  [
+    'what was seen before the lock decides',
+    'reserve_batch',
+    'v_is_new := v_read.budgets <> v_rows',
+    'v_is_new := false',
+  ],
+  [
+    'the org is not held on',
+    'reserve_batch',
+    'FOREACH k IN ARRAY v_touched',
+    'FOREACH k IN ARRAY v_touched[1:2]',
+  ],
+  ['a day is not held on', 'read_levels', 'IF b.day_limit_micros IS NOT NULL', 'IF false'],
+]
+
+/** Every call goes the way of batches from now on. */
+async function closeShortWay(db: Db): Promise<void> {
+  const looks = 'FOR v_round IN 1..2 LOOP'
+  await seed(db, 'reserve_one', looks, `RETURN NULL; ${looks}`)
+}
+
 /** Applies the mistake to this database. @throws when the text is no longer in the function */
 async function seed(db: Db, fn: string, from: string, to: string): Promise<void> {
   const [row] = await db.sql<{ text: string }[]>`
@@ -162,6 +181,31 @@ test('without a mistake the same checks find nothing', async () => {
     await database.close()
   }
 }, 120_000)
+
+test('on the way of batches the same checks find nothing', async () => {
+  const database = await createTestDatabase({ maxConnections: 16 })
+  try {
+    await closeShortWay(database.db)
+    expect(await isFound(database.db, checkSequence, 15)).toBe(false)
+    expect(await isFound(database.db, checkStorm, 15)).toBe(false)
+  } finally {
+    await database.close()
+  }
+}, 120_000)
+
+for (const [name, fn, from, to] of BATCH_BUGS) {
+  test(`on the way of batches the checks find: ${name}`, async () => {
+    const database = await createTestDatabase({ maxConnections: 16 })
+    try {
+      await closeShortWay(database.db)
+      await seed(database.db, fn, from, to)
+      const check = RACES.has(name) ? checkStorm : checkSequence
+      expect(await isFound(database.db, check, 100)).toBe(true)
+    } finally {
+      await database.close()
+    }
+  }, 120_000)
+}
 
 for (const [name, fn, from, to] of BUGS) {
   test(`the checks find: ${name}`, async () => {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { checkDrafts } from '../../billing/stripe/invoice.ts'
+import { checkDrafts, syncInvoice } from '../../billing/stripe/invoice.ts'
 import { reconcileDue } from '../../billing/stripe/reconcile.ts'
 import { runStripe } from '../../billing/stripe/run.ts'
 import { sealDue } from '../../billing/stripe/seal.ts'
@@ -99,6 +99,22 @@ describe('an invoice', () => {
     await checkDrafts(world.deps, { limit: 10 })
     expect(await invoiceOf(id)).toMatchObject({ state: 'draft', problem: null })
     world.fake.advance(11 * 60_000)
+    finalizeDue(world.fake.state)
+    await world.deliver()
+    expect(await invoiceOf(id)).toMatchObject({ state: 'paid', amountMicros: 60_000n })
+  })
+
+  test('is released as soon as its books agree, also when who held it died before writing that down', async () => {
+    const { tenant } = await usedAnHour(4)
+    const id = closePeriod(world.fake.state, await subscriptionOf(tenant))
+    await world.db.sql`alter table recon_run rename to recon_run_away`
+    await expect(syncInvoice(world.deps, id)).rejects.toThrow('recon_run')
+    await world.db.sql`alter table recon_run_away rename to recon_run`
+    expect(await invoiceOf(id)).toBeUndefined()
+    await told()
+    await world.deliver()
+    expect(await invoiceOf(id)).toMatchObject({ state: 'draft', problem: null })
+    world.fake.advance(HOUR_MS)
     finalizeDue(world.fake.state)
     await world.deliver()
     expect(await invoiceOf(id)).toMatchObject({ state: 'paid', amountMicros: 60_000n })

@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import { EngineError } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import type { EngineErrorCode } from '../../gpu-worker/engine-error.ts'
+import { createTextReader } from '../../gpu-worker/ocr/reader.ts'
 import { runJob } from '../../gpu-worker/run-job.ts'
 import { createFileStore } from '../../gpu-worker/store.ts'
 import type { PictureStore } from '../../gpu-worker/store.ts'
@@ -276,6 +277,7 @@ describe('an attempt that takes too long', () => {
         db: floor.db,
         engine: slow,
         store: createFileStore(floor.objectDir),
+        reader: createTextReader(),
         workerId: 'w',
         times: WORKER_TIMES,
         log: () => {},

@@ -115,11 +115,23 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'limits are looked at and not held to',
-    seed: inFunction('read_levels', 'FOR NO KEY UPDATE', 'OFFSET 0'),
+    seed: async (db) => {
+      await inFunction('reserve_one', 'IF v_round = 1 THEN', 'IF true THEN')(db)
+      await inFunction('read_levels', 'FOR NO KEY UPDATE', 'OFFSET 0')(db)
+    },
   },
   {
     name: 'what was seen before the lock decides',
-    seed: inFunction('reserve_jobs', 'v_is_new := v_read.budgets <> v_rows', 'v_is_new := false'),
+    seed: async (db) => {
+      const decides = 'END IF;\n    IF k.id IS NULL'
+      const isSkipped = 'END IF;\n    CONTINUE WHEN v_round = 2;\n    IF k.id IS NULL'
+      await inFunction('reserve_one', decides, isSkipped)(db)
+      await inFunction(
+        'reserve_batch',
+        'v_is_new := v_read.budgets <> v_rows',
+        'v_is_new := false',
+      )(db)
+    },
   },
   {
     name: 'the message is marked as sent before it is',

@@ -36,6 +36,19 @@ export async function describeOpen(world: World): Promise<string[]> {
       from meter_report where state in ('sealed', 'sending', 'unknown', 'accepted')
     union all
     select 'job ' || id || ' is ' || state || ', attempt ' || attempt || ' of ' || coalesce(worker_id, 'nobody')
-      from job where finished_at is null`
-  return rows.map(({ what }) => what)
+      from job where finished_at is null
+    union all
+    select 'invoice ' || id || ' is ' || state || ', looked at ' || updated_at || ': ' || coalesce(problem, 'its books agree')
+      from invoice where state in ('draft', 'held')`
+  const { state } = world.fake
+  const drafts = [...state.invoices.values()].filter(({ status }) => status === 'draft')
+  return [
+    ...rows.map(({ what }) => what),
+    ...drafts.map(
+      ({ id, finalizesAtMs }) =>
+        `at ${new Date(state.nowMs).toISOString()} Stripe finalises ${id} ${
+          finalizesAtMs === null ? 'never' : `at ${new Date(finalizesAtMs).toISOString()}`
+        }`,
+    ),
+  ]
 }

@@ -101,18 +101,17 @@ async function untilJobsEnded(world: World): Promise<void> {
 async function untilDrained(world: World): Promise<void> {
   const last = world.quietSweeps + DRAIN_SWEEPS
   let idleSince = Infinity
-  let sweeps = 0
+  let sweeps = world.quietSweeps
   while (world.quietSweeps < last && world.journal.broken.length === 0) {
     const open = await whatIsOpen(world)
     if (open.length > 0) idleSince = Infinity
     else if (idleSince === Infinity) idleSince = world.quietSweeps
     else if (world.quietSweeps >= idleSince + IDLE_SWEEPS) return
     // Stripe's own hours have to pass before it is told and asked, and not faster than somebody can do so.
-    if (world.quietSweeps > sweeps) {
+    for (; sweeps < world.quietSweeps; sweeps++) {
       processMeterEvents(world.fake.state)
       world.fake.advance(MINUTES_PER_SWEEP * 60_000)
     }
-    sweeps = world.quietSweeps
     await wait(60)
   }
 }

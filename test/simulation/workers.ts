@@ -3,6 +3,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { handleLetter } from '../../gpu-worker/dead-letter.ts'
 import { EngineError } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
+import { createTextReader } from '../../gpu-worker/ocr/reader.ts'
 import { runJob } from '../../gpu-worker/run-job.ts'
 import { isExpected, textOf } from './expected-errors.ts'
 import { createLife, withLife } from './life.ts'
@@ -36,7 +37,15 @@ export async function runWorkers(
     const store = createPictureStore({ pictures, life, random, ledger, isQuiet })
     let hasDrawn = false
     const engine = createEngine(world, random, () => void (hasDrawn = true))
-    const deps = { db, engine, store, workerId, times: TIMES, log: () => {} }
+    const deps = {
+      db,
+      engine,
+      store,
+      reader: createTextReader(),
+      workerId,
+      times: TIMES,
+      log: () => {},
+    }
     while (!life.isOver && !input.isOver()) {
       const message = world.queue.receive(workerId)
       if (!message) {

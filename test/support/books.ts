@@ -57,11 +57,16 @@ const RULES: Record<string, string> = {
     select u.id from usage_event u join reservation r on r.job_id = u.job_id
       join price_version p on p.id = u.price_version_id
      where p.tiers is null and u.net_micros <> r.unit_micros`,
-  'one usage line per stored image of a finished job, none else': `
+  'one usage line per stored image of a finished job that is charged, none else': `
     select coalesce(u.job_id, o.job_id) from usage_event u
-      full join (select o.* from job_output o join job j on j.id = o.job_id and j.finished_at is not null) o
+      full join (select o.* from job_output o join job j on j.id = o.job_id and j.finished_at is not null
+                        where o.unbilled_reason is null) o
         on o.job_id = u.job_id and o.idx = u.idx
      where u.job_id is null or o.job_id is null`,
+  'only a job that was promised a refund has pictures that are not charged, and those failed their check': `
+    select o.job_id from job_output o join job j on j.id = o.job_id
+     where (o.unbilled_reason is not null) <> coalesce(
+       j.text_terms->>'guarantee' = 'refund' and (o.text_check->>'passed')::boolean is not true, false)`,
   'usage lines add up to the captures': `
     select 1 where (select coalesce(sum(net_micros), 0) from usage_event)
                 <> (select coalesce(sum(captured_micros), 0) from reservation)`,

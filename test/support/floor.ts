@@ -7,6 +7,7 @@ import { markDispatched, takeDueDispatches } from '../../db/outbox.ts'
 import { startEngine } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import { parseWorkerEnv } from '../../gpu-worker/env.ts'
+import type { TextReader } from '../../gpu-worker/ocr/reader.ts'
 import { startWorker, WORKER_TIMES } from '../../gpu-worker/worker.ts'
 import type { PictureStore } from '../../gpu-worker/store.ts'
 import type { RunningWorker, WorkerTimes } from '../../gpu-worker/worker.ts'
@@ -92,6 +93,7 @@ export async function openFloor() {
     db,
     queue,
     wire,
+    databaseUrl: database.url,
     objectDir,
     jobRow,
     outputsOf,
@@ -110,6 +112,7 @@ export async function openFloor() {
         store?: PictureStore
         isWired?: boolean
         slots?: number
+        reader?: TextReader
       } = {},
     ): Promise<InsideWorker> {
       const log: LogEntry[] = []
@@ -122,6 +125,7 @@ export async function openFloor() {
           SLOTS: String(options.slots ?? 1),
         }),
         ...(options.store && { store: options.store }),
+        ...(options.reader && { reader: options.reader }),
         engine: options.engine ?? (await sharedEngine()),
         log: (entry) => void log.push(entry),
         times: { ...WORKER_TIMES, ...options.times },
@@ -134,7 +138,8 @@ export async function openFloor() {
     startWorker: (env: Record<string, string> = {}) =>
       spawnWorker({ databaseUrl: database.url, queue, objectDir, env }),
     /** A worker process behind the wire, which can be stopped between two of its statements. */
-    startTrapped: () => spawnWorker({ databaseUrl: wire.url, queue, objectDir }),
+    startTrapped: (env: Record<string, string> = {}) =>
+      spawnWorker({ databaseUrl: wire.url, queue, objectDir, env }),
     /** What the passing of a minute does after a worker died: its claim and its message run out. */
     async letLeaseRunOut(jobId: string): Promise<void> {
       await db.sql`update job set lease_until = now() where id = ${jobId} and state = 'running'`

@@ -4,6 +4,8 @@ import type { NewJob, ReserveResult } from '../../billing/reserve.ts'
 import type { Db } from '../../db/client.ts'
 import { createId } from '../../db/ids.ts'
 import { recordOutput } from '../../db/job-claims.ts'
+import { unbilledReasonOf } from '../../db/text-terms.ts'
+import type { TextCheck } from '../../db/text-terms.ts'
 import { insertKey } from '../../db/keys.ts'
 import { createOrg, createTeam } from '../../db/orgs.ts'
 import type { Limits } from '../../db/orgs.ts'
@@ -105,12 +107,44 @@ export function reserve(
   })
 }
 
-/** Notes one image as a worker would. @returns false when the job is no longer this attempt's */
-export async function deliver(db: Db, jobId: string, attempt: number, idx = 0): Promise<boolean> {
+/** What a worker found in a picture that shows `OPEN`, as it should. */
+export const PASSED: TextCheck = {
+  status: 'checked',
+  error: null,
+  passed: true,
+  word_accuracy: 1,
+  ned: 1,
+  texts: [{ expected: 'OPEN', matched: true, missing: [] }],
+  read: ['OPEN'],
+  draws: 1,
+  engine: 'pp-ocrv6-small',
+  engine_version: '1',
+  duration_ms: 300,
+}
+
+/** What it found in one that shows `OPFN`. */
+export const MISSED: TextCheck = {
+  ...PASSED,
+  passed: false,
+  word_accuracy: 0,
+  ned: 0.750002,
+  texts: [{ expected: 'OPEN', matched: false, missing: ['open'] }],
+  read: ['OPFN'],
+}
+
+/** Notes one image as a worker would; with `found`, of a job that was promised a refund. @returns false when the job is no longer this attempt's */
+export async function deliver(
+  db: Db,
+  jobId: string,
+  attempt: number,
+  idx = 0,
+  found: TextCheck | null = null,
+): Promise<boolean> {
   const sha256 = createHash('sha256').update(`${jobId} ${idx}`).digest('hex')
   const contentType = 'image/png'
   const objectKey = objectKeyOf({ jobId, attempt, idx, sha256, contentType, format: 'png' })
   const image = { sizeBytes: 1000, contentType, width: 64, height: 64, seed: idx }
-  const output = { idx, objectKey, sha256, ...image }
+  const unbilledReason = found && unbilledReasonOf({ guarantee: 'refund' }, found)
+  const output = { idx, objectKey, sha256, ...image, textCheck: found, unbilledReason }
   return (await recordOutput(db, { jobId, attempt, output })).owned
 }

@@ -29,7 +29,8 @@ interface ModelJob {
   isLive: boolean
   isOverdue: boolean
   isCancelWanted: boolean
-  images: Set<number>
+  /** By index, whether it missed its texts and so costs nothing. */
+  images: Map<number, boolean>
   captured: bigint
 }
 interface ModelKey {
@@ -143,7 +144,7 @@ function applyReserve(model: MoneyModel, op: Extract<Op, { op: 'reserve' }>) {
     isLive: false,
     isOverdue: false,
     isCancelWanted: false,
-    images: new Set(),
+    images: new Map(),
     captured: 0n,
   }
   for (const level of key.levels) {
@@ -236,7 +237,7 @@ function applyJobOp(op: JobOp, job: ModelJob, model: MoneyModel): Record<string,
     case 'deliver': {
       if (op.fence === 'stale' || job.state !== 'running') return { stored: false }
       if (op.idx >= job.n) return { thrown: true }
-      job.images.add(op.idx)
+      if (!job.images.has(op.idx)) job.images.set(op.idx, op.isMiss)
       return { stored: true }
     }
     case 'settle': {
@@ -271,7 +272,8 @@ function claim(job: ModelJob, isOpen: boolean, isHeld: boolean): string {
 
 function settle(job: ModelJob, outcome: string, model: MoneyModel): void {
   const amount = BigInt(job.n) * IMAGE_MICROS
-  job.captured = BigInt(job.images.size) * IMAGE_MICROS
+  const charged = [...job.images.values()].filter((isMiss) => !isMiss)
+  job.captured = BigInt(charged.length) * IMAGE_MICROS
   job.state = job.images.size > 0 ? 'succeeded' : outcome
   job.isLive = false
   for (const level of job.levels) {

@@ -8,7 +8,15 @@ import type { TerminalState } from '../../db/job-state.ts'
 import { revokeKey } from '../../db/keys.ts'
 import type { BudgetScope } from '../../db/orgs.ts'
 import { setBudget } from '../../db/orgs.ts'
-import { IMAGE_MICROS, createBareKey, createBareTenant, deliver, reserve } from './jobs.ts'
+import {
+  IMAGE_MICROS,
+  MISSED,
+  PASSED,
+  createBareKey,
+  createBareTenant,
+  deliver,
+  reserve,
+} from './jobs.ts'
 import type { BareTenant } from './jobs.ts'
 
 export const MAX_FAILED_ATTEMPTS = 3
@@ -17,7 +25,7 @@ export const MAX_FAILED_ATTEMPTS = 3
 export type Op =
   | { op: 'reserve'; key: number; n: number; order: number | null; body: 'a' | 'b' }
   | { op: 'claim' | 'giveBack' | 'cancel' | 'lapse' | 'overdue'; job: number }
-  | { op: 'deliver'; job: number; idx: number; fence: Fence }
+  | { op: 'deliver'; job: number; idx: number; isMiss: boolean; fence: Fence }
   | { op: 'settle'; job: number; outcome: TerminalState; fence: Fence | 'none' }
   | { op: 'limit'; level: number; field: LimitField; images: number | null }
   | { op: 'thresholds'; level: number; softBp: number[] }
@@ -54,6 +62,7 @@ export const anyOp: fc.Arbitrary<Op> = fc.oneof(
       op: fc.constant('deliver' as const),
       job: jobNumber,
       idx: fc.nat(3),
+      isMiss: fc.boolean(),
       fence,
     }),
   },
@@ -152,6 +161,7 @@ export async function runOp(world: World, op: Op): Promise<Record<string, unknow
         n: op.n,
         idempotencyKey: op.order === null ? null : `order-${op.order}`,
         requestHash: `${op.body}${op.n}`,
+        textTerms: { guarantee: 'refund', threshold: 1, retries: 0, expected: ['OPEN'] },
       })
       if (result.ok && !result.replayed) world.jobs.push({ id: result.jobId, attempt: 0 })
       return { ...result }
@@ -223,7 +233,9 @@ async function runJobOp(
       return {}
     case 'deliver': {
       const attempt = op.fence === 'stale' ? job.attempt - 1 : job.attempt
-      return await orThrown(async () => ({ stored: await deliver(db, jobId, attempt, op.idx) }))
+      return await orThrown(async () => ({
+        stored: await deliver(db, jobId, attempt, op.idx, op.isMiss ? MISSED : PASSED),
+      }))
     }
     case 'settle': {
       const fences = { current: job.attempt, stale: job.attempt - 1, none: null }

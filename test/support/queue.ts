@@ -25,15 +25,19 @@ export interface QueueCounts {
 export interface TestQueue {
   queueUrl: string
   deadLetterUrl: string
+  /** For jobs that may take a day; in no environment unless a test puts it there. */
+  batchQueueUrl: string
   /** What a gateway or worker needs in its environment to use this queue. */
   env: Record<string, string>
   /** Rings for a job, as the gateway does. */
   send(jobId: string): Promise<void>
+  /** The same for a job that may take a day. */
+  sendBatch(jobId: string): Promise<void>
   /** A message that no gateway has written. */
   sendText(body: string): Promise<void>
   /** Puts a message for a job straight among the dead letters. */
   bury(jobId: string): Promise<void>
-  counts(): QueueCounts
+  counts(name?: 'jobs' | 'jobs-batch'): QueueCounts
   /** Makes the visibility of every received message run out now. */
   expireVisibility(): Promise<void>
   /** Ends every waiting poll empty: one of a killed process would still swallow a message. */
@@ -64,13 +68,15 @@ export async function startQueue(): Promise<TestQueue> {
   const urlOf = (name: string) => `${endpoint}/000000000000/${name}`
   const arnOf = (name: string) => `arn:aws:sqs:${REGION}:000000000000:${name}`
   stores.sqsStore.createQueue('jobs-dead', urlOf('jobs-dead'), arnOf('jobs-dead'), {})
-  stores.sqsStore.createQueue('jobs', urlOf('jobs'), arnOf('jobs'), {
-    VisibilityTimeout: String(VISIBILITY_SECONDS),
-    RedrivePolicy: JSON.stringify({
-      deadLetterTargetArn: arnOf('jobs-dead'),
-      maxReceiveCount: MAX_RECEIVES,
-    }),
-  })
+  for (const name of ['jobs', 'jobs-batch']) {
+    stores.sqsStore.createQueue(name, urlOf(name), arnOf(name), {
+      VisibilityTimeout: String(VISIBILITY_SECONDS),
+      RedrivePolicy: JSON.stringify({
+        deadLetterTargetArn: arnOf('jobs-dead'),
+        maxReceiveCount: MAX_RECEIVES,
+      }),
+    })
+  }
   const client = new SQSClient({ endpoint, region: REGION, credentials: CREDENTIALS })
   const sendTo = async (QueueUrl: string, MessageBody: string) => {
     await client.send(new SendMessageCommand({ QueueUrl, MessageBody }))
@@ -78,6 +84,7 @@ export async function startQueue(): Promise<TestQueue> {
   return {
     queueUrl: urlOf('jobs'),
     deadLetterUrl: urlOf('jobs-dead'),
+    batchQueueUrl: urlOf('jobs-batch'),
     env: {
       SQS_QUEUE_URL: urlOf('jobs'),
       SQS_DLQ_URL: urlOf('jobs-dead'),
@@ -86,11 +93,12 @@ export async function startQueue(): Promise<TestQueue> {
       AWS_ACCESS_KEY_ID: CREDENTIALS.accessKeyId,
       AWS_SECRET_ACCESS_KEY: CREDENTIALS.secretAccessKey,
     },
+    sendBatch: (jobId) => sendTo(urlOf('jobs-batch'), JSON.stringify({ jobId })),
     send: (jobId) => sendTo(urlOf('jobs'), JSON.stringify({ jobId })),
     sendText: (body) => sendTo(urlOf('jobs'), body),
     bury: (jobId) => sendTo(urlOf('jobs-dead'), JSON.stringify({ jobId })),
-    counts() {
-      const jobs = stores.sqsStore.inspectQueue('jobs')?.messages
+    counts(name = 'jobs') {
+      const jobs = stores.sqsStore.inspectQueue(name)?.messages
       const buried = stores.sqsStore.inspectQueue('jobs-dead')?.messages
       return {
         ready: (jobs?.ready.length ?? 0) + (jobs?.delayed.length ?? 0),

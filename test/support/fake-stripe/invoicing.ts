@@ -105,6 +105,10 @@ export const invoiceRoutes: Route[] = [
         invoice.finalizesAtMs = Number(params.automatically_finalizes_at) * 1000
         if (invoice.finalizesAtMs < state.nowMs) throw invalid('automatically_finalizes_at is past')
       }
+      for (const [name, value] of Object.entries(textsOf(params.metadata))) {
+        if (value === '') delete invoice.metadata[name]
+        else invoice.metadata[name] = value
+      }
       return invoiceOf(state, id)
     },
   ],

@@ -1,6 +1,3 @@
-import type { Backlog } from '../../db/backlog.ts'
-import type { Work } from './scaling-policy.ts'
-
 export interface SizeClass {
   readonly name: string
   /** The most pixels of one picture of this class. */
@@ -26,15 +23,3 @@ export const SIZE_CLASSES: readonly SizeClass[] = [
 export const CLASS_BOUNDS: readonly number[] = SIZE_CLASSES.slice(0, -1).map(
   ({ maxPixels }) => maxPixels,
 )
-
-/** The waiting part of the books as the policy reads it. */
-export function workOf(backlog: Backlog, priority: 'standard' | 'batch'): Work[] {
-  const waiting = backlog.groups.filter(
-    (group) => group.phase === 'waiting' && group.priority === priority,
-  )
-  return waiting.map(({ sizeClass, jobs, images }) => {
-    const known = SIZE_CLASSES[sizeClass]
-    if (!known) throw new RangeError(`there is no size class ${sizeClass}`)
-    return { sizeClass: known.name, jobs, gpuSeconds: images * known.meanSeconds }
-  })
-}
