@@ -30,7 +30,7 @@ const BUGS: [name: string, fn: string, from: string, to: string][] = [
   [
     'no usage line',
     'settle_job',
-    'IF v_delivered > 0 THEN PERFORM write_usage',
+    'IF v_billed > 0 THEN PERFORM write_usage',
     'IF false THEN PERFORM write_usage',
   ],
   [

@@ -154,11 +154,22 @@ describe('a worker with four slots', () => {
 
   test('that loses the lease of one job gives that back and finishes the others', async () => {
     const jobIds = await newJobs()
+    const refused = Promise.resolve('refuse' as const)
     let isRefused = false
-    const refuseOne = watching((_request, { stage }) => {
-      if (isRefused || stage !== 'tokens') return
+    let isLost = false
+    // The thread that beats takes its time to start: no picture is done before a lease was lost.
+    const refuseOne = around(async (request, hooks) => {
+      const signal = hooks?.signal
+      signal?.addEventListener('abort', () => (isLost = true), { once: true })
+      if (!isRefused) floor.queue.intercept('ChangeMessageVisibility', () => refused)
       isRefused = true
-      floor.queue.intercept('ChangeMessageVisibility', () => Promise.resolve('refuse'))
+      const result = await engine.generate(request, hooks)
+      await until(
+        () => isLost,
+        () => 'no beat was refused',
+      )
+      signal?.throwIfAborted()
+      return result
     })
     const times = { ...FAST, beatSeconds: 0.05 }
     const worker = await floor.startInside({ engine: refuseOne, slots: SLOTS, times })
