@@ -33,7 +33,8 @@ export function imageComponent(release: string): string {
     `cd ${APP} && node node_modules/onnxruntime-node/script/install.js --onnxruntime-node-install=cuda12`,
     `mkdir -p ${APP}/node_modules/.bin && ln -sf /usr/local/bin/node ${APP}/node_modules/.bin/node`,
     `cp ${APP}/infra/systemd/glyphpress-worker.service /etc/systemd/system/`,
-    'rm -rf /root/.npm /var/cache/dnf',
+    'npm cache clean --force',
+    'dnf clean all',
   ]
   const validate = [
     'set -euo pipefail',

@@ -78,6 +78,18 @@ const countIn = async (state: string, jobIds: readonly string[]) => {
   return rows.filter((row) => row.state === state).length
 }
 
+/** A process with a job in every slot. */
+async function startBusy() {
+  const jobIds = await newJobs()
+  const worker = await floor.startWorker({ SLOTS: String(SLOTS) })
+  await sendAll(jobIds)
+  await until(
+    async () => (await countIn('running', jobIds)) === SLOTS,
+    () => `all to run:\n${worker.output()}`,
+  )
+  return { jobIds, worker }
+}
+
 describe('a worker with four slots', () => {
   test('works on four jobs at once, never holds a fifth, and each picture is what it is alone', async () => {
     const alone = await drawAlone()
@@ -187,13 +199,7 @@ describe('a worker with four slots', () => {
   })
 
   test('gives all its jobs back at once when it is told to stop, and counts no failure', async () => {
-    const jobIds = await newJobs()
-    const worker = await floor.startWorker({ SLOTS: String(SLOTS) })
-    await sendAll(jobIds)
-    await until(
-      async () => (await countIn('running', jobIds)) === SLOTS,
-      () => `all to run:\n${worker.output()}`,
-    )
+    const { jobIds, worker } = await startBusy()
     worker.kill('SIGTERM')
     expect(await worker.ended).toEqual({ code: 0, signal: null })
     const rows = await Promise.all(jobIds.map((jobId) => floor.jobRow(jobId)))
@@ -213,13 +219,7 @@ describe('a worker with four slots', () => {
   })
 
   test('that is killed with four jobs costs each one try, and another worker makes them', async () => {
-    const jobIds = await newJobs()
-    const worker = await floor.startWorker({ SLOTS: String(SLOTS) })
-    await sendAll(jobIds)
-    await until(
-      async () => (await countIn('running', jobIds)) === SLOTS,
-      () => `all to run:\n${worker.output()}`,
-    )
+    const { jobIds, worker } = await startBusy()
     worker.kill('SIGKILL')
     await worker.ended
     for (const jobId of jobIds) await floor.letLeaseRunOut(jobId)
