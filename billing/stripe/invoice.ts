@@ -68,13 +68,13 @@ async function compare(
 ): Promise<Comparison> {
   let expectedMicros = 0n
   let linesMicros = 0n
-  let lineCount = 0n
+  let roundedLines = 0n
   let metered: Comparison['metered'] = null
   let miscount: string | null = null
   for (const line of lines) {
     const ours = await expectedOf(db, orgId, invoice, line)
     if (ours === null) continue
-    lineCount += 1n
+    if (!ours.isExact) roundedLines += 1n
     expectedMicros += ours.micros
     linesMicros += fromCents(line.amount)
     if (ours.span === null) continue
@@ -84,7 +84,7 @@ async function compare(
     }
   }
   const difference = linesMicros - expectedMicros
-  const bound = CENT_MICROS * lineCount
+  const bound = CENT_MICROS * roundedLines
   const isOff = difference > bound || difference < -bound
   const mispriced = `lines add up to ${linesMicros} micro-USD, our books to ${expectedMicros}`
   const problem = miscount ?? (isOff ? mispriced : null)
@@ -92,8 +92,9 @@ async function compare(
 }
 
 type Expected =
-  | { micros: bigint; span: null }
-  | { micros: bigint; images: bigint; span: { from: Date; to: Date } }
+  /** An adjustment brought the sum to what was due, to the cent; it leaves nothing of its own to chance. */
+  | { micros: bigint; span: null; isExact: boolean }
+  | { micros: bigint; images: bigint; span: { from: Date; to: Date }; isExact: boolean }
 
 /** What our books say to a line; null for lines that are not ours. */
 async function expectedOf(
@@ -103,12 +104,12 @@ async function expectedOf(
   line: Stripe.InvoiceLineItem,
 ): Promise<Expected | null> {
   const { identifier, adjusts_invoice: adjusted } = line.metadata
-  if (adjusted !== undefined) return { micros: 0n, span: null }
+  if (adjusted !== undefined) return { micros: 0n, span: null, isExact: true }
   if (identifier !== undefined) {
     const [row] = await db.sql<{ micros: bigint }[]>`
       select due_micros - base_micros as micros from meter_report
        where identifier = ${identifier} and org_id = ${orgId}`
-    return row ? { micros: row.micros, span: null } : null
+    return row ? { micros: row.micros, span: null, isExact: false } : null
   }
   // Usage is billed after its period; the first invoice of a subscription also lists the period to come.
   const isUsage = line.parent?.type === 'subscription_item_details'
@@ -131,7 +132,7 @@ async function expectedOf(
       : await db.sql<{ micros: bigint; images: bigint }[]>`
           select due_micros as micros, quantity as images
             from told_of_span(${orgId}, ${span.from}, ${span.to})`
-  return row ? { ...row, span } : null
+  return row ? { ...row, span, isExact: false } : null
 }
 
 function joinSpans(

@@ -183,11 +183,13 @@ export const BUGS: readonly Bug[] = [
     name: 'an object of Stripe is read once and remembered',
     wrapStripe: (deps) => {
       const known = new Map<string, unknown>()
-      return withCalls(deps, (path, call) => async (...input) => {
-        if (!path.endsWith('.retrieve')) return await call(...input)
-        const key = `${path} ${String(input[0])}`
-        if (!known.has(key)) known.set(key, await call(...input))
-        return known.get(key)
+      return withCalls(deps, (path, call) => {
+        if (!path.endsWith('.retrieve')) return call
+        return async (...input) => {
+          const key = `${path} ${String(input[0])}`
+          if (!known.has(key)) known.set(key, await call(...input))
+          return known.get(key)
+        }
       })
     },
   },

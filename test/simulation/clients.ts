@@ -10,6 +10,10 @@ import { createDispatcher } from './message-queue.ts'
 import type { Random } from './random.ts'
 import type { Tenant, World } from './world.ts'
 
+/** How often a caller comes back for a place in flight. */
+const PATIENCE = 12
+const PLACE_POLL_MS = 150
+
 /** Places a tenant's orders, some at the same time, and waits until the last has its answer. */
 export async function runClients(world: World, tenant: Tenant, orders: number): Promise<void> {
   const { orgId } = tenant
@@ -102,13 +106,19 @@ async function askOften(
 ): Promise<string | null> {
   const firstId = createId('job')
   let isFirst = true
-  const result = await persist(world.journal, 'an order', async () => {
-    if (!isFirst) world.ledger.note('client', 'repeated after an error')
-    const jobId = isFirst || order.idempotencyKey === null ? firstId : createId('job')
-    isFirst = false
-    return await ask(world, tenant, order, { jobId, n })
-  })
-  return result !== null && result.ok ? result.jobId : null
+  for (let round = 0; ; round++) {
+    const result = await persist(world.journal, 'an order', async () => {
+      if (!isFirst) world.ledger.note('client', 'repeated after an error')
+      const jobId = isFirst || order.idempotencyKey === null ? firstId : createId('job')
+      isFirst = false
+      return await ask(world, tenant, order, { jobId, n })
+    })
+    if (result === null) return null
+    if (result.ok) return result.jobId
+    if (result.reason !== 'too_many_inflight' || round === PATIENCE) return null
+    // All at once again, as callers do that were told of the same second.
+    await wait(PLACE_POLL_MS - (performance.now() % PLACE_POLL_MS))
+  }
 }
 
 async function ask(

@@ -9,13 +9,13 @@ import { openWorldServer, runWorlds } from './run-worlds.ts'
 import type { WorldsResult } from './run-worlds.ts'
 
 const USAGE = `Usage: npm run faults -- [--runs 20] [--seed 1] [--faults N] [--minutes M] [--parallel 6] [--out FILE]
-       npm run faults -- --bugs [--seed 1]
+       npm run faults -- --bugs [--only TEXT] [--seed 1]
        npm run faults -- --kill 100 [--seed 1]
 
 Lets faults fire at everything that moves money, and says how many did and what came of it. Ends with 1 when a charge was
 lost or doubled or any other rule was broken.
 
-  --bugs  how soon it finds mistakes that are put in on purpose
+  --bugs  how soon it finds mistakes that are put in on purpose; --only those whose name has the text
   --kill  SIGKILL of so many real processes in place of simulated faults`
 
 const { values } = parseArgs({
@@ -27,6 +27,7 @@ const { values } = parseArgs({
     parallel: { type: 'string', default: '6' },
     kill: { type: 'string' },
     bugs: { type: 'boolean', default: false },
+    only: { type: 'string', default: '' },
     out: { type: 'string' },
     help: { type: 'boolean', default: false },
   },
@@ -61,7 +62,8 @@ async function runSimulated(): Promise<object> {
   const server = await openWorldServer()
   try {
     if (values.bugs) {
-      const hunt = await huntBugs(server, { bugs: BUGS, seed, parallel })
+      const bugs = BUGS.filter(({ name }) => name.includes(values.only))
+      const hunt = await huntBugs(server, { bugs, seed, parallel })
       console.log(hunt.text)
       if (hunt.isMissing) process.exitCode = 1
       return hunt.report

@@ -6,6 +6,12 @@ export interface Journal {
   readonly statements: ClosedStatement[]
   /** Bodies that reached a receiver of webhooks, by job. */
   readonly deliveries: Map<string, Set<string>>
+  /** Which worker drew a picture, by its checksum. */
+  readonly makers: Map<string, string>
+  /** Workers that asked for the end of a job, by job. */
+  readonly enders: Map<string, Set<string>>
+  /** How many messages of a job the queue took, those among them that it lost. */
+  readonly queued: Map<string, bigint>
   /** Sentences about what must not happen, from whoever saw it. */
   readonly broken: string[]
 }
@@ -54,6 +60,9 @@ export function createJournal(): Journal {
     refunds: [],
     statements: [],
     deliveries: new Map(),
+    makers: new Map(),
+    enders: new Map(),
+    queued: new Map(),
     broken: [],
   }
 }

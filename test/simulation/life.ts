@@ -39,13 +39,23 @@ export function createLife(input: {
   }
 }
 
-/** The database as a process sees it that may end before any of its statements. */
-export function withLife(db: Db, life: Life): Db {
+/**
+ * The database as a process sees it that may end before any of its statements.
+ *
+ * @param onStatement told of each statement that is sent, with its parameters
+ */
+export function withLife(
+  db: Db,
+  life: Life,
+  onStatement?: (sql: string, parameters: readonly unknown[]) => void,
+): Db {
   return {
     get sql() {
       return new Proxy(db.sql, {
         apply(target, self, input) {
           life.step()
+          const [text, ...parameters] = input as [TemplateStringsArray, ...unknown[]]
+          onStatement?.(text.join('?'), parameters)
           return Reflect.apply(target, self, input)
         },
         get(target, name) {

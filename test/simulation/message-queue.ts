@@ -22,6 +22,8 @@ export interface MessageQueue {
   receive(workerId: string): Message | null
   /** Shows a received message again. */
   show(message: Message): void
+  /** Shows a job's messages again, whoever holds them. */
+  showJob(jobId: string): void
   remove(message: Message): void
   /** The visibility of what dead workers hold runs out, and now and then of what a live one holds. */
   expireVisibility(dead: ReadonlySet<string>): void
@@ -42,6 +44,8 @@ export function createMessageQueue(input: {
   random: Random
   ledger: FaultLedger
   isQuiet: () => boolean
+  /** Told of each message that is taken, also of one that is then lost. */
+  onTaken: (jobId: string) => void
 }): MessageQueue & { strikes(kind: keyof typeof RATES): boolean } {
   const { random, ledger, isQuiet } = input
   const messages: Message[] = []
@@ -62,6 +66,7 @@ export function createMessageQueue(input: {
       return isStruck
     },
     put(jobId: string) {
+      input.onTaken(jobId)
       if (queue.strikes('lost')) return
       add(jobId)
       if (queue.strikes('doubled')) add(jobId)
@@ -83,6 +88,9 @@ export function createMessageQueue(input: {
     },
     show(message: Message) {
       message.isHidden = false
+    },
+    showJob(jobId: string) {
+      for (const message of messages) if (message.jobId === jobId) message.isHidden = false
     },
     remove(message: Message) {
       if (queue.strikes('acknowledgement lost')) return

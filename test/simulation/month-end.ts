@@ -2,6 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { moveKey } from '../../billing/move-key.ts'
 import { closeStatement } from '../../billing/statement/close.ts'
 import { monthOf } from '../../billing/statement/month.ts'
+import { setBudget } from '../../db/orgs.ts'
 import { closePeriod } from '../support/fake-stripe/invoicing.ts'
 import { refund } from './clients.ts'
 import { persist } from './expected-errors.ts'
@@ -17,6 +18,7 @@ const REFUNDS = 6
  * move, and Stripe makes its invoices. The world must be at rest before it.
  */
 export async function endMonth(world: World): Promise<void> {
+  await limitMonth(world)
   await passMonth(world)
   const { state } = world.fake
   // Of the month in which the usage lies; Stripe's clock is ahead and may have passed its end.
@@ -34,6 +36,22 @@ export async function endMonth(world: World): Promise<void> {
   ])
   // Stripe's part goes on in the background.
   await wait(4_000)
+}
+
+/** Teams and orgs get their first limit of the month when much of it has been used, and some of that refunded. */
+async function limitMonth(world: World): Promise<void> {
+  for (const { orgId, teamIds, unitMicros } of world.tenants) {
+    const levels = [
+      { scope: 'org', scopeId: orgId } as const,
+      ...teamIds.map((scopeId) => ({ scope: 'team', scopeId }) as const),
+    ]
+    for (const level of levels) {
+      const monthLimitMicros = unitMicros * 10_000n
+      await persist(world.journal, 'a limit', () =>
+        setBudget(world.db, { ...level, monthLimitMicros }),
+      )
+    }
+  }
 }
 
 async function closeMonth(world: World, { orgId }: Tenant): Promise<void> {

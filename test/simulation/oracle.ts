@@ -2,6 +2,7 @@ import { checkBooks } from '../support/books.ts'
 import { checkStatements } from './oracle-statements.ts'
 import { checkStripe } from './oracle-stripe.ts'
 import type { Order } from './journal.ts'
+import { checkWatch } from './watch.ts'
 import type { World } from './world.ts'
 
 interface JobFacts {
@@ -32,6 +33,7 @@ export async function checkAll(world: World): Promise<string[]> {
     ...checkPictures(world, jobs),
     ...(await checkMoney(world, jobs)),
     ...(await checkDeliveries(world)),
+    ...(await checkWatch(world)),
     ...(await checkStripe(world)),
     ...(await checkStatements(world)),
     ...(await checkBooks(world.direct)),

@@ -106,11 +106,15 @@ async function turnBackSealing(world: World, before: Turning): Promise<Turning> 
 
 /** A worker that lives is too late with its heartbeat: another takes the job, and the first one goes on. */
 async function lapseLiveLease(world: World): Promise<void> {
-  const rows = await world.direct.sql`
+  const rows = await world.direct.sql<{ id: string }[]>`
     update job set lease_until = now() - interval '1 second'
      where id = (select id from job where state = 'running' and lease_until > now() order by random() limit 1)
     returning id`
-  if (rows.length > 0) world.ledger.note('worker', 'lease lapsed while it worked')
+  const [lapsed] = rows
+  if (!lapsed) return
+  world.ledger.note('worker', 'lease lapsed while it worked')
+  // Whatever held it up held up the beats of its message too.
+  world.queue.showJob(lapsed.id)
 }
 
 async function passDeadline(world: World): Promise<void> {

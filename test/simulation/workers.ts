@@ -17,6 +17,8 @@ const KILL_RATE = 0.01
 const ENGINE_FAILURE_RATE = 0.04
 /** Long enough for a lease to lapse under it: a worker that finishes after its time. */
 const SLOW_RATE = 0.12
+/** Longer than a statement can be late. */
+const HANGING_RATE = 0.01
 
 /** Ids of workers that were killed or let go of their job: their leases run out. */
 export type DeadWorkers = Set<string>
@@ -32,11 +34,16 @@ export async function runWorkers(
     const workerId = `worker-${input.slot}-${number}`
     const rate = () => (world.isQuiet() ? 0 : KILL_RATE)
     const life = createLife({ name: 'worker', random, ledger: world.ledger, rate })
-    const db = withLife(world.db, life)
+    const db = withLife(world.db, life, (sql, [document]) => {
+      if (!sql.includes('settle_job(')) return
+      const { job_id: jobId } = JSON.parse(String(document)) as { job_id: string }
+      const { enders } = world.journal
+      enders.set(jobId, (enders.get(jobId) ?? new Set()).add(workerId))
+    })
     const { pictures, ledger, isQuiet } = world
     const store = createPictureStore({ pictures, life, random, ledger, isQuiet })
     let hasDrawn = false
-    const engine = createEngine(world, random, () => void (hasDrawn = true))
+    const engine = createEngine(world, random, workerId, () => void (hasDrawn = true))
     const deps = {
       db,
       engine,
@@ -109,7 +116,7 @@ export async function readLetters(world: World): Promise<void> {
 let made = 0
 
 /** Makes pictures that differ, in no time, now and then slowly or not at all. */
-function createEngine(world: World, random: Random, onDraw: () => void): Engine {
+function createEngine(world: World, random: Random, workerId: string, onDraw: () => void): Engine {
   return {
     info: {
       model: 'glm-image',
@@ -126,7 +133,9 @@ function createEngine(world: World, random: Random, onDraw: () => void): Engine 
       onDraw()
       hooks?.onProgress?.({ stage: 'denoise', step: 1, steps: 1 } as never)
       if (!world.isQuiet()) {
-        await wait(random.chance(SLOW_RATE) ? 400 + random.int(600) : random.int(30))
+        const isHanging = random.chance(HANGING_RATE)
+        const isSlow = random.chance(SLOW_RATE)
+        await wait(isHanging ? 3_500 : isSlow ? 400 + random.int(600) : random.int(30))
         if (random.chance(ENGINE_FAILURE_RATE)) {
           world.ledger.note('engine', 'crashed')
           throw new EngineError('engine_crashed', 'the engine crashed')
@@ -136,6 +145,7 @@ function createEngine(world: World, random: Random, onDraw: () => void): Engine 
       made += 1
       const bytes = Buffer.from(`picture ${made}`)
       const sha256 = createHash('sha256').update(bytes).digest('hex')
+      world.journal.makers.set(sha256, workerId)
       const timingsMs = { total: 1 }
       const rest = { steps: 1, guidanceScale: 1, tokenCount: 1, timingsMs }
       return { bytes, contentType: 'image/png', sha256, width, height, seed, ...rest }

@@ -23,6 +23,7 @@ import { createRandom } from './random.ts'
 import type { Random } from './random.ts'
 import { PRICES } from './simulation-prices.ts'
 import { strikeStripe } from './stripe-faults.ts'
+import { installWatch } from './watch.ts'
 
 /** Of the product's pools here. Silence lasts half as much again, and every caller of it waits that long. */
 const STATEMENT_TIMEOUT_MS = 1_500
@@ -106,9 +107,13 @@ export async function openWorld(input: {
     log: () => {},
   }
   const stripe = bug?.wrapStripe?.(own, fake) ?? own
+  await installWatch(direct)
   await setUpStripe(own.stripe, { webhookUrl: null })
   const tenants = await createTenants(direct, { ...own, db: direct }, fake)
   strikeStripe(fake, { random: createRandom(seed, 'stripe'), ledger, isQuiet })
+  const journal = createJournal()
+  const onTaken = (jobId: string) =>
+    void journal.queued.set(jobId, (journal.queued.get(jobId) ?? 0n) + 1n)
   return {
     seed,
     bug,
@@ -116,9 +121,9 @@ export async function openWorld(input: {
     reserve: createGateways(db, bug),
     direct,
     ledger,
-    journal: createJournal(),
+    journal,
     pictures: new Map(),
-    queue: createMessageQueue({ random: createRandom(seed, 'queue'), ledger, isQuiet }),
+    queue: createMessageQueue({ random: createRandom(seed, 'queue'), ledger, isQuiet, onTaken }),
     fake,
     stripe,
     tenants,
@@ -150,16 +155,17 @@ function createGateways(db: Db, bug: Bug | null): Reserve {
 
 async function createTenants(db: Db, stripe: StripeDeps, fake: FakeStripe): Promise<Tenant[]> {
   const plans = [
-    { mode: 'prepaid', isMetered: false, price: PRICES.list },
-    { mode: 'postpaid', isMetered: true, price: PRICES.list },
-    { mode: 'postpaid', isMetered: false, price: PRICES.uneven },
-    { mode: 'internal', isMetered: false, price: PRICES.dear },
+    { mode: 'prepaid', isMetered: false, price: PRICES.list, maxInflight: 30 },
+    { mode: 'postpaid', isMetered: true, price: PRICES.list, maxInflight: 30 },
+    // Always at its edge.
+    { mode: 'postpaid', isMetered: false, price: PRICES.uneven, maxInflight: 4 },
+    { mode: 'internal', isMetered: false, price: PRICES.dear, maxInflight: null },
   ] as const
   const tenants: Tenant[] = []
-  for (const { mode, isMetered, price } of plans) {
+  for (const { mode, isMetered, price, maxInflight } of plans) {
     const first = await createBareTenant(db, {
       settlementMode: mode,
-      ...(mode === 'internal' ? {} : { team: { maxInflight: 30 } }),
+      team: { maxInflight },
     })
     const { orgId, teamId, keyId } = first
     const second = await createBareKey(db, orgId)
