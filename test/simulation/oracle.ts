@@ -1,4 +1,5 @@
 import { checkBooks } from '../support/books.ts'
+import { checkCopies } from './oracle-copies.ts'
 import { checkStatements } from './oracle-statements.ts'
 import { checkStripe } from './oracle-stripe.ts'
 import type { Order } from './journal.ts'
@@ -35,6 +36,7 @@ export async function checkAll(world: World): Promise<string[]> {
     ...(await checkDeliveries(world)),
     ...(await checkWatch(world)),
     ...(await checkStripe(world)),
+    ...(await checkCopies(world)),
     ...(await checkStatements(world)),
     ...(await checkBooks(world.direct)),
   ]
