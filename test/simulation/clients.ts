@@ -3,10 +3,12 @@ import type { ReserveResult } from '../../billing/reserve.ts'
 import { createId } from '../../db/ids.ts'
 import { requestCancel } from '../../db/job-claims.ts'
 import { refundImages } from '../../billing/refund.ts'
+import type { TextGuarantee } from '../../db/text-terms.ts'
 import { newJob } from '../support/jobs.ts'
 import { persist } from './expected-errors.ts'
 import type { Order } from './journal.ts'
 import { createDispatcher } from './message-queue.ts'
+import { EXPECTED_TEXT } from './picture-reader.ts'
 import type { Random } from './random.ts'
 import type { Tenant, World } from './world.ts'
 
@@ -46,6 +48,7 @@ interface OrderPlan {
   /** Equal calls at the same time. */
   twins: number
   isChanged: boolean
+  guarantee: TextGuarantee | null
   isRepeated: boolean
   isCanceled: boolean
   isRefunded: boolean
@@ -60,6 +63,7 @@ function planOrder(random: Random, tenant: Tenant): OrderPlan {
     idempotencyKey: hasKey ? `order-${random.int(1e9)}` : null,
     twins: hasKey && random.chance(0.3) ? 2 : 1,
     isChanged: hasKey && random.chance(0.2),
+    guarantee: random.chance(0.4) ? random.pick(['report', 'retry', 'refund', 'refund']) : null,
     isRepeated: hasKey && random.chance(0.3),
     isCanceled: random.chance(0.15),
     isRefunded: random.chance(0.15),
@@ -75,6 +79,7 @@ async function placeOrder(world: World, tenant: Tenant, plan: OrderPlan): Promis
     keyId,
     idempotencyKey,
     unitMicros: tenant.unitMicros,
+    guarantee: plan.guarantee,
     tried: new Map(),
     acknowledged: new Map(),
     isCanceled: false,
@@ -133,7 +138,14 @@ async function ask(
     select team_id as "teamId" from api_key where id = ${keyId}`
   order.tried.set(jobId, n)
   const { unitMicros, priceVersionId } = tenant
-  const job = newJob({ orgId, teamId: key?.teamId ?? '', keyId }, { id: jobId, n, idempotencyKey })
+  const textTerms = order.guarantee && {
+    guarantee: order.guarantee,
+    threshold: 1,
+    retries: order.guarantee === 'retry' ? 1 : 0,
+    expected: [EXPECTED_TEXT],
+  }
+  const wanted = { id: jobId, n, idempotencyKey, ...(textTerms && { textTerms }) }
+  const job = newJob({ orgId, teamId: key?.teamId ?? '', keyId }, wanted)
   const result = await world.reserve({
     job: { ...job, requestHash: `body ${n}`, deadlineSeconds: 900 },
     price: { unitMicros, priceVersionId, listVersionId: priceVersionId, orgPriceId: null },

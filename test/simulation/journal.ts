@@ -1,3 +1,5 @@
+import type { TextGuarantee } from '../../db/text-terms.ts'
+
 /** What the outside of the product knows by itself: the oracle believes this and nothing that the product wrote. */
 export interface Journal {
   readonly orders: Order[]
@@ -6,6 +8,8 @@ export interface Journal {
   readonly statements: ClosedStatement[]
   /** Bodies that reached a receiver of webhooks, by job. */
   readonly deliveries: Map<string, Set<string>>
+  /** Whether a picture was read with the text that its order wants, by its checksum. */
+  readonly readings: Map<string, boolean>
   /** Which worker drew a picture, by its checksum. */
   readonly makers: Map<string, string>
   /** Workers that asked for the end of a job, by job. */
@@ -22,6 +26,8 @@ export interface Order {
   readonly keyId: string
   readonly idempotencyKey: string | null
   readonly unitMicros: bigint
+  /** What it was promised for pictures without their text; null where nobody reads them. */
+  readonly guarantee: TextGuarantee | null
   /** Images asked for by each job id that was ever sent; a changed body has another number. */
   readonly tried: Map<string, number>
   /** Job ids that an answer named, with the number of images of the request that was answered. */
@@ -60,9 +66,20 @@ export function createJournal(): Journal {
     refunds: [],
     statements: [],
     deliveries: new Map(),
+    readings: new Map(),
     makers: new Map(),
     enders: new Map(),
     queued: new Map(),
     broken: [],
   }
+}
+
+/** Whether a stored picture has to be paid for: what was promised to its order, and what was read in it. */
+export function isDue(
+  { orders, readings }: Pick<Journal, 'orders' | 'readings'>,
+  jobId: string,
+  sha256: string,
+): boolean {
+  const order = orders.find(({ tried }) => tried.has(jobId))
+  return order?.guarantee !== 'refund' || readings.get(sha256) === true
 }

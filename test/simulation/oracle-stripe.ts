@@ -1,5 +1,6 @@
 import { centsOf } from '../support/fake-stripe/invoicing.ts'
 import { totalOf } from '../support/fake-stripe/metering.ts'
+import { isDue } from './journal.ts'
 import type { World } from './world.ts'
 
 /** Stripe's own books against the pictures that can be fetched: meter totals, invoices, and who must have neither. */
@@ -11,14 +12,16 @@ export async function checkStripe(world: World): Promise<string[]> {
     const [org] = await world.direct.sql<{ customer: string | null }[]>`
       select stripe_customer_id as customer from org where id = ${orgId}`
     const customer = org?.customer ?? null
-    const [usage] = await world.direct.sql<{ images: bigint; refunded: bigint; credit: bigint }[]>`
-      select (select count(*) from job_output o join job j on j.id = o.job_id
-               where j.org_id = ${orgId} and j.state = 'succeeded') as images,
-             (select count(*) from usage_correction c where c.org_id = ${orgId} and c.reason = 'refund') as refunded,
+    const pictures = await world.direct.sql<{ jobId: string; sha256: string }[]>`
+      select o.job_id as "jobId", o.sha256 from job_output o join job j on j.id = o.job_id
+       where j.org_id = ${orgId} and j.state = 'succeeded'`
+    const charged = pictures.filter(({ jobId, sha256 }) => isDue(world.journal, jobId, sha256))
+    const [usage] = await world.direct.sql<{ refunded: bigint; credit: bigint }[]>`
+      select (select count(*) from usage_correction c where c.org_id = ${orgId} and c.reason = 'refund') as refunded,
              (select coalesce(sum(credit_micros), 0)::bigint from (
                 select credit_micros from usage_event where org_id = ${orgId} union all
                 select credit_micros from usage_correction where org_id = ${orgId}) x) as credit`
-    const images = (usage?.images ?? 0n) - (usage?.refunded ?? 0n)
+    const images = BigInt(charged.length) - (usage?.refunded ?? 0n)
     const credit = usage?.credit ?? 0n
     const events = state.meterEvents.filter((event) => event.customer === customer)
     const invoices = [...state.invoices.values()].filter((one) => one.customer === customer)

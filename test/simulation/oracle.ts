@@ -2,6 +2,7 @@ import { checkBooks } from '../support/books.ts'
 import { checkCopies } from './oracle-copies.ts'
 import { checkStatements } from './oracle-statements.ts'
 import { checkStripe } from './oracle-stripe.ts'
+import { isDue } from './journal.ts'
 import type { Order } from './journal.ts'
 import { checkWatch } from './watch.ts'
 import type { World } from './world.ts'
@@ -32,6 +33,7 @@ export async function checkAll(world: World): Promise<string[]> {
   return [
     ...checkOrders(world, jobs),
     ...checkPictures(world, jobs),
+    ...(await checkTokens(world)),
     ...(await checkMoney(world, jobs)),
     ...(await checkDeliveries(world)),
     ...(await checkWatch(world)),
@@ -81,13 +83,21 @@ function checkOrders(world: World, jobs: readonly JobFacts[]): string[] {
   return broken
 }
 
+/** Tokens are kept for another attempt, and there is none after the end. */
+async function checkTokens(world: World): Promise<string[]> {
+  const rows = await world.direct.sql<{ id: string }[]>`
+    select job_id as id from job_tokens t join job j on j.id = t.job_id where j.finished_at is not null`
+  return rows.map(({ id }) => `job ${id} has ended and left tokens`)
+}
+
 const UNBILLED = new Set(['failed', 'canceled', 'expired'])
 
 /** A charge for each picture that can be fetched and for nothing else; the rest of every hold came back. */
 function checkPictures(world: World, jobs: readonly JobFacts[]): string[] {
   const broken: string[] = []
   for (const job of jobs) {
-    const due = job.unit * BigInt(job.objects.length)
+    const charged = job.objects.filter(({ sha256 }) => isDue(world.journal, job.id, sha256))
+    const due = job.unit * BigInt(charged.length)
     const what = `job ${job.id} (${job.state}, ${job.objects.length} of ${job.n} images)`
     for (const { idx, key, sha256 } of job.objects) {
       const stored = world.pictures.get(key)
@@ -99,8 +109,7 @@ function checkPictures(world: World, jobs: readonly JobFacts[]): string[] {
       broken.push(`doubled: ${what} is charged ${job.charged}, due are ${due}`)
     if (job.charged < due || job.captured < due)
       broken.push(`lost: ${what} is charged ${job.charged}, due are ${due}`)
-    if (job.lines !== BigInt(job.objects.length))
-      broken.push(`${what} has ${job.lines} usage lines`)
+    if (job.lines !== BigInt(charged.length)) broken.push(`${what} has ${job.lines} usage lines`)
     if (job.amount !== job.unit * BigInt(job.n)) broken.push(`${what} held ${job.amount}`)
     if (job.held === 'held') broken.push(`${what} still holds ${job.amount}`)
     if (UNBILLED.has(job.state) && job.objects.length > 0) broken.push(`${what} hides its pictures`)
@@ -147,8 +156,10 @@ async function checkMoney(world: World, jobs: readonly JobFacts[]): Promise<stri
     const job = jobs.find(({ id }) => id === jobId)
     for (const idx of indexes) {
       const isThere = corrections.some((one) => one.jobId === jobId && one.idx === idx)
-      const isDue = job?.objects.some((object) => object.idx === idx) ?? false
-      if (isAcknowledged && isDue && !isThere) broken.push(`lost: refund of ${jobId} ${idx}`)
+      const isCharged = job?.objects.some(
+        (object) => object.idx === idx && isDue(world.journal, jobId, object.sha256),
+      )
+      if (isAcknowledged && isCharged && !isThere) broken.push(`lost: refund of ${jobId} ${idx}`)
     }
   }
   return broken

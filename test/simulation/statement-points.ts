@@ -12,6 +12,8 @@ const STATEMENTS: readonly (readonly [text: string, name: string, rate: number])
   ['"job"."attempt" =', 'claim: read job', 0.2],
   ['from "job_output"', 'claim: read images', 0.2],
   ['insert into job_output', 'image complete', 0.4],
+  ['insert into job_tokens', 'keep tokens', 0.3],
+  ['from job_tokens', 'claim: read tokens', 0.2],
   ['select 1 from job_output', 'image complete: late', 0.3],
   ['progress = coalesce', 'heartbeat', 0.4],
   ['failed_attempts = failed_attempts +', 'give back', 0.45],

@@ -18,6 +18,9 @@ const NAMES: Record<Exclude<Fault, 'none'>, string> = {
   '500-after': '500 after it was applied',
 }
 const RATE = 0.15
+/** Of the calls that make money due: they are few, and the ones that matter. */
+const MAKING_RATE = 0.35
+const MAKING = /^\/v1\/(invoiceitems|invoices|payment_intents|checkout\/sessions)$/
 /** Of what a meter takes: an error report says so afterwards. */
 const DROP_RATE = 0.25
 
@@ -39,7 +42,8 @@ export function strikeStripe(
   }
   fake.fault = ({ method, path, params }) => {
     if (isQuiet()) return 'none'
-    const kind = random.chance(RATE) ? random.pick(KINDS) : 'none'
+    const isMaking = method === 'POST' && MAKING.test(path)
+    const kind = random.chance(isMaking ? MAKING_RATE : RATE) ? random.pick(KINDS) : 'none'
     const isTaken = kind === 'none' || kind === 'lost-answer'
     if (isTaken && path === '/v1/billing/meter_events') drop(params)
     if (kind !== 'none') ledger.note(`Stripe ${nameOf(method, path)}`, NAMES[kind])

@@ -3,10 +3,10 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { handleLetter } from '../../gpu-worker/dead-letter.ts'
 import { EngineError } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
-import { createTextReader } from '../../gpu-worker/ocr/reader.ts'
 import { runJob } from '../../gpu-worker/run-job.ts'
 import { isExpected, textOf } from './expected-errors.ts'
 import { createLife, withLife } from './life.ts'
+import { createPictureReader } from './picture-reader.ts'
 import { createPictureStore } from './picture-store.ts'
 import type { Random } from './random.ts'
 import type { World } from './world.ts'
@@ -48,7 +48,7 @@ export async function runWorkers(
       db,
       engine,
       store,
-      reader: createTextReader(),
+      reader: createPictureReader({ readings: world.journal.readings, random, ledger, isQuiet }),
       workerId,
       times: TIMES,
       log: () => {},
@@ -129,8 +129,12 @@ function createEngine(world: World, random: Random, workerId: string, onDraw: ()
       provider: 'cpu',
     },
     pid: undefined,
-    async generate({ width = 256, height = 256, seed }, hooks) {
+    async generate({ width = 256, height = 256, seed, tokens }, hooks) {
       onDraw()
+      if (tokens && tokens[0] !== seed) {
+        world.journal.broken.push(`a picture of seed ${seed} was begun with tokens of ${tokens[0]}`)
+      }
+      if (!tokens) hooks?.onTokens?.(Int32Array.of(seed))
       hooks?.onProgress?.({ stage: 'denoise', step: 1, steps: 1 } as never)
       if (!world.isQuiet()) {
         const isHanging = random.chance(HANGING_RATE)
