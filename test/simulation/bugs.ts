@@ -43,6 +43,14 @@ function inStatement(of: string, from: string, to: string): NonNullable<Bug['rew
   }
 }
 
+/** What was found at the look without locks is not looked for again under them. */
+async function decideBeforeLock(db: Db): Promise<void> {
+  const decides = 'END IF;\n    IF k.id IS NULL'
+  const isSkipped = 'END IF;\n    CONTINUE WHEN v_round = 2;\n    IF k.id IS NULL'
+  await inFunction('reserve_one', decides, isSkipped)(db)
+  await inFunction('reserve_batch', 'v_is_new := v_read.budgets <> v_rows', 'v_is_new := false')(db)
+}
+
 const CHAINED = new URL('../fault/chained-reserve.sql', import.meta.url)
 
 export const BUGS: readonly Bug[] = [
@@ -52,9 +60,11 @@ export const BUGS: readonly Bug[] = [
     seed: async (db) => void (await db.sql.unsafe(await readFile(CHAINED, 'utf8'))),
   },
   {
-    name: 'no unique key of an order',
+    name: 'no unique key of an order, and it is looked for before the lock',
+    sign: /one order became/,
     seed: async (db) => {
       await db.sql.unsafe('drop index job_idempotency_once')
+      await decideBeforeLock(db)
     },
   },
   {
@@ -122,16 +132,8 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'what was seen before the lock decides',
-    seed: async (db) => {
-      const decides = 'END IF;\n    IF k.id IS NULL'
-      const isSkipped = 'END IF;\n    CONTINUE WHEN v_round = 2;\n    IF k.id IS NULL'
-      await inFunction('reserve_one', decides, isSkipped)(db)
-      await inFunction(
-        'reserve_batch',
-        'v_is_new := v_read.budgets <> v_rows',
-        'v_is_new := false',
-      )(db)
-    },
+    sign: /budget|became/,
+    seed: decideBeforeLock,
   },
   {
     name: 'the message is marked as sent before it is',
