@@ -20,8 +20,10 @@ import type { SweepDeps } from '../sweep.ts'
 import { createUploadPlaces } from '../upload-places.ts'
 import { createJobWaiter } from '../waiter.ts'
 import { createFileObjects } from './file-objects.ts'
+import { observeQueue, observeReserve, openMetrics } from './observing.ts'
 import { startSweepLoop } from './sweep-loop.ts'
 import type { SweepLoop } from './sweep-loop.ts'
+import { startSpan } from './tracing.ts'
 import { createNodeWebhookSender } from './webhook-sender.ts'
 
 export interface Gateway {
@@ -58,19 +60,24 @@ export async function startGateway(
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-gateway',
   })
+  const isSweeping = env.SWEEP !== '0'
+  const { metrics, ...figures } = await openMetrics(env, { pool: db, isSweeping, log })
+  const observed = { log, startSpan, ...(metrics && { metrics }) }
   const allowLoopbackWebhooks = env.WEBHOOK_ALLOW_LOOPBACK === '1'
   const sender = createNodeWebhookSender({ allowLoopback: allowLoopbackWebhooks })
   const now = () => new Date()
-  const queue = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
+  const sqs = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
+  const queue = observeQueue(sqs, metrics)
   const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
-  const shared = { db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers }
+  const sending = { sendWebhook: sender.send, allowLoopbackWebhooks }
+  const shared = { db, now, ...sending, ...peppers, ...observed }
   const base = stripe === undefined ? shared : { ...shared, stripe }
   const objects = createObjects(env)
-  const metrics = metricPlace(env)
-  const publishFleet = metrics === null ? {} : { publishFleet: createFleetPublisher(metrics) }
+  const fleet = metricPlace(env)
+  const publishFleet = fleet === null ? {} : { publishFleet: createFleetPublisher(fleet) }
   const sweepDeps = { ...base, ...publishFleet, queue, objects }
-  const sweep = env.SWEEP === '0' ? NO_SWEEP : startSweep(sweepDeps, log)
+  const sweep = isSweeping ? startSweep(sweepDeps, log) : NO_SWEEP
   const deps: Deps = {
     ...base,
     publicUrl: env.PUBLIC_URL,
@@ -81,7 +88,7 @@ export async function startGateway(
     catalogue: createCatalogue(now),
     waiter: createJobWaiter(db, log, syncWaitMs(env)),
     lostCalls: createLostCalls(now),
-    reserve: createReserveQueue(db),
+    reserve: observeReserve(createReserveQueue(db), metrics),
     uploads: createUploadPlaces(MAX_UPLOADS),
     pokeSweep: () => sweep.poke(),
     background: (work) => {
@@ -89,7 +96,6 @@ export async function startGateway(
         log({ level: 'warn', event: 'background_failed', error: String(error) }),
       )
     },
-    log,
   }
   const app = createApp(deps)
   const header = env.CLIENT_ADDRESS_HEADER
@@ -103,6 +109,7 @@ export async function startGateway(
     deps.waiter.stop()
     await Promise.all([server.close(), sweep.stop(sender.close)])
     await sender.close()
+    figures.close()
     await closeDatabase(db, { timeoutSeconds: DATABASE_CLOSE_SECONDS })
   }
   return { url: server.url, stop: () => (stopped ??= stop()) }

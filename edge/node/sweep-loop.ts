@@ -84,10 +84,18 @@ export function startSweepLoop(
     if (isStopped) return
     if (part !== 'deliver' && busy.has(part)) return
     busy.add(part)
+    const startedAt = performance.now()
+    const tell = (items: number, isFailed: boolean) => {
+      const seconds = (performance.now() - startedAt) / 1_000
+      deps.metrics?.sweep({ part, items, isFailed, seconds })
+    }
     const ended = work[part]()
       .then(
-        () => {},
-        (error: unknown) => onError(part, error),
+        (items) => tell(items, false),
+        (error: unknown) => {
+          tell(0, true)
+          onError(part, error)
+        },
       )
       .finally(() => {
         busy.delete(part)
