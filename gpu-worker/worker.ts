@@ -11,10 +11,13 @@ import { bucketPlace, queuePlace, queueUrls, slotsOf } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import { startLeaseKeeper } from './lease.ts'
 import type { LeaseTimes } from './lease-thread.ts'
+import { observeParts } from './observe.ts'
+import { openMetrics } from './observing.ts'
 import { createTextReader } from './ocr/reader.ts'
 import type { TextReader } from './ocr/reader.ts'
 import type { ModelInfo } from './pipeline/image-request.ts'
 import { createPoke } from './poke.ts'
+import { startPresence } from './presence.ts'
 import type { JobTimes } from './run-job.ts'
 import * as settings from './settings.ts'
 import { openQueue } from './sqs.ts'
@@ -68,6 +71,8 @@ export async function startWorker(input: {
   store?: PictureStore
   /** In place of the bundled one; for tests that break it. */
   reader?: TextReader
+  /** How long opening the engine took, where that is known. */
+  loadSeconds?: number
 }): Promise<RunningWorker> {
   const { env, log, times = WORKER_TIMES } = input
   const slots = slotsOf(env)
@@ -78,9 +83,19 @@ export async function startWorker(input: {
   await announce(db, input.engine.info)
   const place = queuePlace(env)
   const drain = openDrain({ ...place, ...queueUrls(env) }, { times, slots, engine: input.engine })
-  const { queue, leases, engine } = drain
+  const { queue, leases } = drain
   const onSettled = pokeOf(env)
-  const reader = input.reader ?? createTextReader()
+  const { metrics, ...figures } = await openMetrics(env, { pool: db, slots, busy: drain.busy, log })
+  if (input.loadSeconds !== undefined) metrics?.stage('load', input.loadSeconds)
+  const { engine, store, reader } = observeParts(
+    {
+      engine: drain.engine,
+      store: input.store ?? createStore(env),
+      reader: input.reader ?? createTextReader(),
+    },
+    metrics,
+  )
+  const observed = { log, ...(metrics && { metrics }) }
   const stopping = new AbortController()
   const jobs = consumeJobs(
     {
@@ -88,12 +103,12 @@ export async function startWorker(input: {
       engine,
       queue,
       leases,
-      log,
+      ...observed,
       onSettled,
       times,
       slots,
       reader,
-      store: input.store ?? createStore(env),
+      store,
       workerId: env.WORKER_ID,
       ...pollTimes(times),
     },
@@ -102,14 +117,17 @@ export async function startWorker(input: {
   const letters = env.SQS_DLQ_URL ? openQueue({ ...place, queueUrl: env.SQS_DLQ_URL }) : null
   const { pollSeconds } = times
   const dead =
-    letters && consumeDeadLetters({ db, letters, log, onSettled, pollSeconds }, stopping.signal)
+    letters &&
+    consumeDeadLetters({ db, letters, ...observed, onSettled, pollSeconds }, stopping.signal)
+  const leave = startPresence(db, { id: env.WORKER_ID, slots, busy: drain.busy, log })
   log({ level: 'info', event: 'ready', worker_id: env.WORKER_ID, model: engine.info.model })
 
   const stop = async () => {
     stopping.abort()
-    await Promise.all([jobs, dead])
+    await Promise.all([jobs, dead, leave()])
     await Promise.all([engine.close(), leases.close(), closeDatabase(db)])
     reader.close()
+    figures.close()
     queue.close()
     letters?.close()
   }
