@@ -22,6 +22,7 @@ import { modelsList } from './routes/models.list.ts'
 import { openapiGet } from './routes/openapi.get.ts'
 import { EDITS_PATH, openaiEdits } from './routes/openai.edits.ts'
 import { openaiImages } from './routes/openai.images.ts'
+import { statusGet } from './routes/status.get.ts'
 import { stripeWebhook } from './routes/stripe.webhook.ts'
 import { zaiImages } from './routes/zai.images.ts'
 
@@ -64,6 +65,7 @@ export function createApp(
   const isOwn = (path: string) => path === EDITS_PATH || path === JOBS_PATH
   app.use((c, next) => (isOwn(c.req.path) ? next() : limitBody(c, next)))
   app.route('/', healthGet(deps))
+  app.route('/', statusGet(deps))
   app.route('/', openapiGet(app))
   app.route('/', keylessRoutes(deps))
   app.route('/', stripeWebhook(deps))

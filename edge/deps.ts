@@ -10,6 +10,7 @@ import type { LostCalls } from './lost-calls.ts'
 import type { Metrics } from './metrics.ts'
 import type { ObjectStore } from './objects.ts'
 import type { Peppers } from './pepper.ts'
+import type { StatusReader } from './service-status.ts'
 import type { StartSpan } from './tracing.ts'
 import type { UploadPlaces } from './upload-places.ts'
 import type { JobWaiter } from './waiter.ts'
@@ -36,6 +37,7 @@ export interface Deps extends Peppers {
   /** Accepts a job. On Node one writer for each org; on Workers no request may wait for another's. */
   readonly reserve: Reserve
   readonly uploads: UploadPlaces
+  readonly status: StatusReader
   readonly sendWebhook: SendWebhook
   /** Whether webhooks may go to this machine itself; only the embedded default says yes. */
   readonly allowLoopbackWebhooks: boolean

@@ -16,6 +16,7 @@ import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
 import { createS3Objects } from '../objects.ts'
 import type { ObjectStore } from '../objects.ts'
+import { createStatusReader } from '../service-status.ts'
 import type { SweepDeps } from '../sweep.ts'
 import { createUploadPlaces } from '../upload-places.ts'
 import { createJobWaiter } from '../waiter.ts'
@@ -90,6 +91,7 @@ export async function startGateway(
     lostCalls: createLostCalls(now),
     reserve: observeReserve(createReserveQueue(db), metrics),
     uploads: createUploadPlaces(MAX_UPLOADS),
+    status: createStatusReader(now),
     pokeSweep: () => sweep.poke(),
     background: (work) => {
       work.catch((error: unknown) =>
@@ -97,12 +99,7 @@ export async function startGateway(
       )
     },
   }
-  const app = createApp(deps)
-  const header = env.CLIENT_ADDRESS_HEADER
-  const server = await listen((request, { incoming }) => {
-    const forwarded = header === undefined ? null : request.headers.get(header)
-    return app.fetch(request, { network: clientNetwork(incoming.socket.remoteAddress, forwarded) })
-  }, env)
+  const server = await listen(toFetch(deps, env), env)
   let stopped: Promise<void> | null = null
   const stop = async () => {
     // Calls that wait for a picture get its task id now, and not a cut connection.
@@ -134,13 +131,21 @@ export function createObjects(env: NodeEnv): ObjectStore {
   })
 }
 
-function listen(
-  fetch: (
-    request: Request,
-    connection: Http2Bindings | HttpBindings,
-  ) => Response | Promise<Response>,
-  env: NodeEnv,
-): Promise<{ url: string; close(): Promise<void> }> {
+type Fetch = (
+  request: Request,
+  connection: Http2Bindings | HttpBindings,
+) => Response | Promise<Response>
+
+/** The app, told where each call comes from. */
+function toFetch(deps: Deps, { CLIENT_ADDRESS_HEADER: header }: NodeEnv): Fetch {
+  const app = createApp(deps)
+  return (request, { incoming }) => {
+    const forwarded = header === undefined ? null : request.headers.get(header)
+    return app.fetch(request, { network: clientNetwork(incoming.socket.remoteAddress, forwarded) })
+  }
+}
+
+function listen(fetch: Fetch, env: NodeEnv): Promise<{ url: string; close(): Promise<void> }> {
   return new Promise((resolve, reject) => {
     const server = serve({ fetch, port: env.PORT, hostname: env.HOST }, ({ port }) => {
       resolve({

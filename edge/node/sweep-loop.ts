@@ -84,18 +84,10 @@ export function startSweepLoop(
     if (isStopped) return
     if (part !== 'deliver' && busy.has(part)) return
     busy.add(part)
-    const startedAt = performance.now()
-    const tell = (items: number, isFailed: boolean) => {
-      const seconds = (performance.now() - startedAt) / 1_000
-      deps.metrics?.sweep({ part, items, isFailed, seconds })
-    }
-    const ended = work[part]()
+    const ended = count(deps, part, work[part])
       .then(
-        (items) => tell(items, false),
-        (error: unknown) => {
-          tell(0, true)
-          onError(part, error)
-        },
+        () => {},
+        (error: unknown) => onError(part, error),
       )
       .finally(() => {
         busy.delete(part)
@@ -125,5 +117,22 @@ export function startSweepLoop(
       while (running.size > 0) await Promise.all(running)
       clearTimeout(cut)
     },
+  }
+}
+
+/** One run of a part, for whoever reads the figures. */
+async function count(
+  { metrics }: SweepDeps,
+  part: SweepPart,
+  work: () => Promise<number>,
+): Promise<void> {
+  const startedAt = performance.now()
+  const seconds = () => (performance.now() - startedAt) / 1_000
+  try {
+    const items = await work()
+    metrics?.sweep({ part, items, isFailed: false, seconds: seconds() })
+  } catch (error) {
+    metrics?.sweep({ part, items: 0, isFailed: true, seconds: seconds() })
+    throw error
   }
 }
