@@ -100,7 +100,7 @@ function countEnds(
 ): Pick<WorkerMetrics, 'jobEnd' | 'settled' | 'deadLetter' | 'queueFailure'> {
   const registers = [registry]
   const ends = new Counter({
-    name: 'glyphpress_deliveries_total',
+    name: 'glyphpress_queue_deliveries_total',
     help: 'What became of what the queue delivered',
     labelNames: ['outcome'] as const,
     registers,
