@@ -38,7 +38,8 @@ export function observe({ metrics, startSpan = passTraceOn }: Pick<Deps, 'metric
   })
 }
 
-/** The path of the route as it was declared, so that there are as many as routes; middleware is for all methods. */
+/** The path of the route as the document has it, so that there are as many as routes; middleware is for all methods. */
 function routeOf(c: Context): string {
-  return matchedRoutes(c).findLast(({ method }) => method !== 'ALL')?.path ?? 'none'
+  const route = matchedRoutes(c).findLast(({ method }) => method !== 'ALL')
+  return route?.path.replaceAll(/:(\w+)/g, '{$1}') ?? 'none'
 }
