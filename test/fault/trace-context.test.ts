@@ -108,7 +108,13 @@ describe('the trace of a job', () => {
 
 test('every try of a job is a span of its own in its trace, also one that crashed', async () => {
   await floor.db.sql`update outbox set done_at = now()`
-  const jobId = await floor.newJob({ traceparent: TRACEPARENT, requestId: 'req_2', steps: 500 })
+  const jobId = await floor.newJob({
+    traceparent: TRACEPARENT,
+    requestId: 'req_2',
+    steps: 100,
+    width: 512,
+    height: 512,
+  })
   await sendDue()
   const worker = await floor.startWorker({
     OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
