@@ -33,6 +33,10 @@ export interface NewJob {
   format: 'png' | 'webp' | 'jpeg' | 'avif'
   callerFields: Record<string, unknown>
   webhookUrl: string | null
+  /** Of the request that makes it; absent: it is not known. */
+  requestId?: string
+  /** Where its spans belong, as W3C Trace Context writes it; absent: nobody traces. */
+  traceparent?: string
   /** The pictures to work from, which the store has; absent: from text alone. */
   inputImages?: readonly InputImage[]
   /** What is done about the texts in its pictures; absent: nothing. */
@@ -190,6 +194,8 @@ function toDocument({ job, price }: ReserveInput): string {
       format: job.format,
       caller_fields: job.callerFields,
       webhook_url: job.webhookUrl,
+      request_id: job.requestId,
+      trace_parent: job.traceparent,
       input_images: job.inputImages?.map(toStoredInput),
       text_terms: job.textTerms,
       deadline_seconds: job.deadlineSeconds,

@@ -15,14 +15,22 @@ export interface SettleInput {
 }
 
 export type SettleResult =
-  | {
-      outcome: 'settled' | 'repeated'
-      state: TerminalState
-      capturedMicros: bigint
-      deliveredCount: number
-    }
+  | ({ outcome: 'settled' | 'repeated' } & Settled)
   /** The job belongs to a newer attempt, to a live worker, or is not there. Nothing was written. */
   | { outcome: 'superseded' }
+
+interface Settled {
+  state: TerminalState
+  capturedMicros: bigint
+  deliveredCount: number
+  /** What became of its pictures; absent from a repeat, so that nobody counts them twice. */
+  images?: {
+    ordered: number
+    billed: number
+    /** Why those that were delivered beside them are free. */
+    unbilledReason: string | null
+  }
+}
 
 /**
  * Ends a job and turns its hold into the charge, once, in one transaction: unit price times stored images is
@@ -53,14 +61,28 @@ export async function settleJob(db: Db, input: SettleInput): Promise<SettleResul
     state: result.state,
     capturedMicros: BigInt(result.captured_micros),
     deliveredCount: result.delivered_count,
+    ...(result.outcome === 'settled' && {
+      images: {
+        ordered: result.image_count,
+        billed: result.billed_count,
+        unbilledReason: result.unbilled_reason,
+      },
+    }),
   }
 }
 
 type WireResult =
   | { outcome: 'superseded' }
-  | {
-      outcome: 'settled' | 'repeated'
-      state: TerminalState
-      captured_micros: string
-      delivered_count: number
-    }
+  | ({ outcome: 'repeated' } & WireSettled)
+  | ({
+      outcome: 'settled'
+      image_count: number
+      billed_count: number
+      unbilled_reason: string | null
+    } & WireSettled)
+
+interface WireSettled {
+  state: TerminalState
+  captured_micros: string
+  delivered_count: number
+}

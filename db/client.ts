@@ -13,8 +13,16 @@ export interface Db {
   readonly orm: PostgresJsDatabase
 }
 
+/** A handle that owns its connections. */
+export interface Pool extends Db {
+  /** Statements and transactions that run or wait for a connection, and how many connections there may be. */
+  readonly use: { readonly calls: number; readonly maxConnections: number }
+}
+
 /** Opening a TCP connection to a database in the same region takes milliseconds; more means it is down. */
 const CONNECT_TIMEOUT_SECONDS = 10
+/** Of whoever does not say how many it needs. */
+const MAX_CONNECTIONS = 10
 /** The driver's own pause between tries to connect grows to 20 s, in which a database that is back goes unused. */
 const MAX_RECONNECT_PAUSE_SECONDS = 1
 /** Idle connections are given back so that a quiet process does not hold the server's slots. */
@@ -43,11 +51,13 @@ const DRAIN_SECONDS = 5
 export function openDatabase(
   url: string,
   options: { maxConnections?: number; applicationName?: string; statementTimeoutMs?: number } = {},
-): Db {
+): Pool {
+  const maxConnections = options.maxConnections ?? MAX_CONNECTIONS
+  const use = { calls: 0, maxConnections }
   const statementTimeoutMs = options.statementTimeoutMs ?? STATEMENT_TIMEOUT_MS
   const open = (): Db => {
     const pool: Db['sql'] = postgres(url, {
-      max: options.maxConnections ?? 10,
+      max: maxConnections,
       connect_timeout: CONNECT_TIMEOUT_SECONDS,
       backoff: (tries) => Math.min(2 ** tries / 100, MAX_RECONNECT_PAUSE_SECONDS),
       idle_timeout: IDLE_TIMEOUT_SECONDS,
@@ -64,7 +74,7 @@ export function openDatabase(
       onnotice: () => {},
     })
     const db = toDb(
-      watch(pool, statementTimeoutMs * SILENCE_FACTOR, () => {
+      watch(pool, { deadlineMs: statementTimeoutMs * SILENCE_FACTOR, use }, () => {
         if (current === db) current = open()
         void pool.end({ timeout: DRAIN_SECONDS })
       }),
@@ -79,6 +89,7 @@ export function openDatabase(
     get orm() {
       return current.orm
     },
+    use,
   }
 }
 
@@ -129,12 +140,18 @@ function connectionError(code: string, message: string): Error {
 }
 
 /**
- * The same client with a deadline on the caller's side for each statement and each transaction.
+ * The same client with a deadline on the caller's side for each statement and each transaction, which are counted while
+ * they last.
  *
  * @param onSilence called when a deadline passes, once for each call that was still waiting
  */
-function watch(sql: Db['sql'], deadlineMs: number, onSilence: () => void): Db['sql'] {
+function watch(
+  sql: Db['sql'],
+  { deadlineMs, use }: { deadlineMs: number; use: { calls: number } },
+  onSilence: () => void,
+): Db['sql'] {
   const inTime = async <T>(work: Promise<T>): Promise<T> => {
+    use.calls += 1
     let timer: ReturnType<typeof setTimeout> | undefined
     const late = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(() => {
@@ -146,6 +163,7 @@ function watch(sql: Db['sql'], deadlineMs: number, onSilence: () => void): Db['s
     try {
       return await Promise.race([work, late])
     } finally {
+      use.calls -= 1
       clearTimeout(timer)
     }
   }

@@ -7,6 +7,8 @@ export interface DispatchMessage {
   orgId: string
   /** Which of the queues it belongs to. */
   priority: 'standard' | 'batch'
+  /** Where the spans of its job belong; null where nobody traces. */
+  traceparent: string | null
 }
 
 /** How long a taken row is left alone before another sweep tries it again. */
@@ -31,7 +33,8 @@ export async function takeDueDispatches(
           and available_at <= now() - make_interval(secs => ${input.graceSeconds})
         order by available_at limit ${input.limit} for update skip locked)
     returning id, payload->>'job_id' as "jobId", payload->>'org_id' as "orgId",
-              (select priority from job where id = payload->>'job_id') as priority`
+              (select priority from job where id = payload->>'job_id') as priority,
+              (select trace_parent from job where id = payload->>'job_id') as traceparent`
 }
 
 /** Marks messages as sent and their jobs as queued. Safe to repeat. */

@@ -17,6 +17,9 @@ export interface ClaimedDelivery {
   endpoint: { id: string; secretVersion: number; signsWithPrevious: boolean } | null
   /** False when the endpoint was disabled or deleted meanwhile. */
   isWanted: boolean
+  /** Of the job that the event is about: the request that made it, and where its spans belong. Null where not known. */
+  requestId: string | null
+  traceparent: string | null
 }
 
 export interface AttemptResult {
@@ -61,9 +64,11 @@ export async function claimDueDeliveries(
     select taken.id, taken.event_id, taken.org_id, taken.attempts, taken.endpoint_id, event.payload,
            coalesce(endpoint.url, taken.url) as url, endpoint.secret_version,
            endpoint.previous_secret_until > ${now}::timestamptz as signs_with_previous,
-           endpoint.id is null or (endpoint.enabled and endpoint.deleted_at is null) as is_wanted
+           endpoint.id is null or (endpoint.enabled and endpoint.deleted_at is null) as is_wanted,
+           job.request_id, job.trace_parent
       from taken
       join webhook_event event on event.id = taken.event_id
+      left join job on job.id = event.subject_id
       left join webhook_endpoint endpoint on endpoint.id = taken.endpoint_id`
   return rows.map(toClaimed)
 }
@@ -208,6 +213,8 @@ interface ClaimRow {
   secret_version: number | null
   signs_with_previous: boolean | null
   is_wanted: boolean
+  request_id: string | null
+  trace_parent: string | null
 }
 
 function toClaimed(row: ClaimRow): ClaimedDelivery {
@@ -227,5 +234,7 @@ function toClaimed(row: ClaimRow): ClaimedDelivery {
             signsWithPrevious: row.signs_with_previous ?? false,
           },
     isWanted: row.is_wanted,
+    requestId: row.request_id,
+    traceparent: row.trace_parent,
   }
 }

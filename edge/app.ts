@@ -5,8 +5,10 @@ import { authenticate } from './auth.ts'
 import type { Scope } from './api-key.ts'
 import { BILLING_PATHS, billingRoutes } from './billing-routes.ts'
 import type { Deps, RequestState } from './deps.ts'
-import { ApiError, createOnError, requestIdOf } from './errors.ts'
+import { ApiError, createOnError } from './errors.ts'
 import { limitRate } from './limits.ts'
+import { scopeOf } from './metrics.ts'
+import { observe } from './observe.ts'
 import { createRouter } from './openapi.ts'
 import { PAYMENT_PATHS, paymentRoutes } from './payment-routes.ts'
 import { WEBHOOK_PATHS, keylessRoutes, resultRoutes, webhookRoutes } from './result-routes.ts'
@@ -20,6 +22,7 @@ import { modelsList } from './routes/models.list.ts'
 import { openapiGet } from './routes/openapi.get.ts'
 import { EDITS_PATH, openaiEdits } from './routes/openai.edits.ts'
 import { openaiImages } from './routes/openai.images.ts'
+import { statusGet } from './routes/status.get.ts'
 import { stripeWebhook } from './routes/stripe.webhook.ts'
 import { zaiImages } from './routes/zai.images.ts'
 
@@ -33,7 +36,7 @@ const ZAI_BASES = ['/api/paas/v4', '/paas/v4'] as const
 const MODEL_BASES = ['/v1', ...ZAI_BASES] as const
 
 /**
- * Composes the gateway: request id, size limit, then public routes, then who calls, how often, and what it
+ * Composes the gateway: request id and measures, size limit, then public routes, then who calls, how often, and what it
  * may do. The same app runs on Workers and on Node.
  *
  * @param options.isBuiltPerRequest prepares less for matching, as the app serves one request alone
@@ -43,22 +46,26 @@ export function createApp(
   options: { isBuiltPerRequest?: boolean } = {},
 ): OpenAPIHono<RequestState> {
   const app = createRouter(options)
-  app.onError(createOnError(deps.log))
+  app.onError(
+    createOnError(deps.log, (error) =>
+      deps.metrics?.refusal({ reason: error.kind, scope: scopeOf(error) }),
+    ),
+  )
   app.notFound(() => {
     throw new ApiError('not_found')
   })
+  app.use(observe(deps))
   app.use(async (c, next) => {
-    const requestId = requestIdOf(c)
     // No id of ours holds it, and the database cannot.
     if (c.req.path.includes('\0') || c.req.path.includes('%00')) throw new ApiError('not_found')
     await next()
-    c.res.headers.set('x-request-id', requestId)
   })
   const limitBody = limitBodyTo(MAX_BODY_BYTES)
   // These two have limits of their own, behind the key.
   const isOwn = (path: string) => path === EDITS_PATH || path === JOBS_PATH
   app.use((c, next) => (isOwn(c.req.path) ? next() : limitBody(c, next)))
   app.route('/', healthGet(deps))
+  app.route('/', statusGet(deps))
   app.route('/', openapiGet(app))
   app.route('/', keylessRoutes(deps))
   app.route('/', stripeWebhook(deps))

@@ -9,14 +9,17 @@ import { findJob, isKnownCall } from '../db/jobs.ts'
 import type { JobRow } from '../db/jobs.ts'
 import type { KeyPrincipal } from '../db/keys.ts'
 import type { TextTerms } from '../db/text-terms.ts'
+import { parseTraceparent } from '../db/trace-context.ts'
 import { QUALITY, checkOrder } from './check-order.ts'
-import type { Deps } from './deps.ts'
+import type { Deps, Origin } from './deps.ts'
 import { ApiError } from './errors.ts'
 import { inflightHeaders } from './limits.ts'
 import { toRefusalError } from './refusal.ts'
 
 /** A request for pictures, whatever dialect it came in. */
 export interface ImageOrder {
+  /** The request that brought it. */
+  origin: Origin
   dialect: NewJob['dialect']
   model: string
   prompt: string
@@ -103,14 +106,35 @@ export async function createJob(
     const accepted = accept(reserved, order)
     if (reserved.ok && !reserved.replayed) {
       // The sweep sends it if this fails, so the answer does not wait for the queue.
-      const { priority } = job
-      deps.background(deps.queue.send({ outboxId: reserved.outboxId, jobId, orgId, priority }))
+      const { priority, traceparent } = job
+      const { outboxId } = reserved
+      deps.background(
+        deps.queue.send({ outboxId, jobId, orgId, priority, traceparent: traceparent ?? null }),
+      )
     }
+    logAccepted(deps, accepted, order.origin)
     return { ...call, ...accepted }
   } catch (error) {
     if (!(error instanceof ApiError)) loseCall(deps, { ...call, jobId })
     throw error
   }
+}
+
+/** By which a job is found whose caller knows the request's id, or its trace. */
+function logAccepted(
+  { log }: Deps,
+  { jobId, replayed }: Pick<CreatedJob, 'jobId' | 'replayed'>,
+  { requestId, traceparent }: Origin,
+): void {
+  const trace = parseTraceparent(traceparent)
+  log({
+    level: 'info',
+    event: 'job_accepted',
+    request_id: requestId,
+    job: jobId,
+    replayed,
+    ...(trace && { trace_id: trace.traceId }),
+  })
 }
 
 /** The calls before this one take about a second. */
@@ -186,7 +210,7 @@ function toNewJob(
   made: { id: string; requestHash: string; width: number; height: number },
 ): NewJob {
   const { id, requestHash, width, height } = made
-  const { priority = 'standard' } = order
+  const { priority = 'standard', origin } = order
   return {
     id,
     orgId: principal.orgId,
@@ -208,6 +232,8 @@ function toNewJob(
     format: order.format,
     callerFields: order.callerFields,
     webhookUrl: order.webhookUrl ?? null,
+    requestId: origin.requestId,
+    ...(origin.traceparent !== undefined && { traceparent: origin.traceparent }),
     ...(order.inputs && { inputImages: order.inputs.images }),
     ...(order.text && { textTerms: order.text }),
     deadlineSeconds: JOB_DEADLINE_SECONDS[priority],
@@ -216,7 +242,8 @@ function toNewJob(
 
 /** Equal for orders that ask for the same, whether the caller waits or not. */
 async function hashOrder(order: ImageOrder): Promise<string> {
-  const { idempotency: _key, isSync: _isSync, callerFields, inputs, ...asked } = order
+  const { origin: _origin, idempotency: _key, isSync: _isSync, ...rest } = order
+  const { callerFields, inputs, ...asked } = rest
   const parts: unknown[] = [sortFields(asked), sortFields(callerFields)]
   if (inputs) parts.push(inputs.images.map(({ sha256 }) => sha256))
   const text = JSON.stringify(parts)

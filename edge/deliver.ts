@@ -1,7 +1,10 @@
 import type { Db } from '../db/client.ts'
 import { cancelDelivery, recordAttempt } from '../db/webhook-attempts.ts'
 import type { AttemptVerdict, ClaimedDelivery } from '../db/webhook-attempts.ts'
+import type { Metrics } from './metrics.ts'
 import type { Peppers } from './pepper.ts'
+import { passTraceOn } from './tracing.ts'
+import type { StartSpan, TracedSpan } from './tracing.ts'
 import { checkWebhookUrl } from './webhook-address.ts'
 import { signWebhook } from './webhook-signature.ts'
 import type { WebhookSigner } from './webhook-signature.ts'
@@ -35,6 +38,10 @@ export interface DeliverDeps extends Peppers {
   now: () => Date
   /** Uniform in [0, 1); for the jitter. */
   random?: () => number
+  /** Absent: nobody reads it. */
+  log?: (entry: Record<string, unknown>) => void
+  metrics?: Metrics
+  startSpan?: StartSpan
 }
 
 /** Receivers that need longer should answer first and work afterwards; the sender of Svix waits as long. */
@@ -77,9 +84,23 @@ export async function deliver(
     return 'canceled'
   }
   const startedAt = deps.now()
-  const sent = await attempt(deps, delivery, startedAt)
-  if (stop.isCut && sent !== 'refused' && !sent.result.ok) return 'abandoned'
+  const { startSpan = passTraceOn } = deps
+  const span = startSpan('webhook', { kind: 'client', parent: delivery.traceparent })
+  const sent = await span.run(() => attempt(deps, delivery, { at: startedAt, span }))
+  const isCut = stop.isCut && sent !== 'refused' && !sent.result.ok
   const endedAt = deps.now()
+  const outcome = isCut ? 'abandoned' : await record(deps, { delivery, sent, startedAt, endedAt })
+  tell(deps, { delivery, outcome, sent, span, durationMs: endedAt.getTime() - startedAt.getTime() })
+  return outcome
+}
+
+type Sent = 'refused' | { result: SendResult }
+
+async function record(
+  deps: DeliverDeps,
+  made: { delivery: ClaimedDelivery; sent: Sent; startedAt: Date; endedAt: Date },
+): Promise<DeliveryOutcome> {
+  const { delivery, sent, startedAt, endedAt } = made
   const verdict: AttemptVerdict =
     sent === 'refused'
       ? { state: 'failed', isGone: false, deferUntil: null }
@@ -101,6 +122,47 @@ export async function deliver(
   })
   if (!recorded.isRecorded) return 'superseded'
   return verdict.state === 'pending' ? 'retried' : verdict.state
+}
+
+/** One line, one count and one span for each attempt. */
+function tell(
+  { log, metrics }: DeliverDeps,
+  attempt: {
+    delivery: ClaimedDelivery
+    outcome: DeliveryOutcome
+    sent: Sent
+    span: TracedSpan
+    durationMs: number
+  },
+): void {
+  const { delivery, outcome, sent, span, durationMs } = attempt
+  const answer = answerOf(sent)
+  metrics?.delivery({ outcome, answer, attempt: delivery.attempt, seconds: durationMs / 1_000 })
+  span.set({
+    'glyphpress.delivery_id': delivery.id,
+    'glyphpress.attempt': delivery.attempt,
+    'glyphpress.outcome': outcome,
+    'glyphpress.answer': answer,
+  })
+  span.end(outcome === 'delivered' ? undefined : answer)
+  log?.({
+    level: 'info',
+    event: 'webhook_attempt',
+    delivery: delivery.id,
+    about: delivery.eventId,
+    attempt: delivery.attempt,
+    outcome,
+    answer,
+    durationMs,
+    ...(delivery.requestId !== null && { request_id: delivery.requestId }),
+    ...(span.traceId !== undefined && { trace_id: span.traceId }),
+  })
+}
+
+/** `2xx` to `5xx`, or why there was no answer. */
+function answerOf(sent: Sent): string {
+  if (sent === 'refused') return 'url_refused'
+  return sent.result.ok ? `${Math.floor(sent.result.statusCode / 100)}xx` : sent.result.error
 }
 
 /**
@@ -147,8 +209,8 @@ export function parseRetryAfter(value: string | null, at: Date): number | null {
 async function attempt(
   deps: DeliverDeps,
   delivery: ClaimedDelivery,
-  at: Date,
-): Promise<'refused' | { result: SendResult }> {
+  { at, span }: { at: Date; span: TracedSpan },
+): Promise<Sent> {
   const checked = checkWebhookUrl(delivery.url, { allowLoopback: deps.allowLoopbackWebhooks })
   if (!checked.ok) return 'refused'
   const body = JSON.stringify(delivery.payload)
@@ -163,6 +225,7 @@ async function attempt(
       ...signature,
       'content-type': 'application/json',
       'user-agent': 'Glyphpress-Webhooks/1',
+      ...(span.traceparent !== undefined && { traceparent: span.traceparent }),
     },
     body,
     timeoutMs: ATTEMPT_TIMEOUT_MS,

@@ -7,8 +7,11 @@ import type { DispatchQueue } from './enqueue.ts'
 import type { KeyCache } from './key-cache.ts'
 import type { RateLimiter } from './limits.ts'
 import type { LostCalls } from './lost-calls.ts'
+import type { Metrics } from './metrics.ts'
 import type { ObjectStore } from './objects.ts'
 import type { Peppers } from './pepper.ts'
+import type { StatusReader } from './service-status.ts'
+import type { StartSpan } from './tracing.ts'
 import type { UploadPlaces } from './upload-places.ts'
 import type { JobWaiter } from './waiter.ts'
 import type { SendWebhook } from './deliver.ts'
@@ -34,6 +37,7 @@ export interface Deps extends Peppers {
   /** Accepts a job. On Node one writer for each org; on Workers no request may wait for another's. */
   readonly reserve: Reserve
   readonly uploads: UploadPlaces
+  readonly status: StatusReader
   readonly sendWebhook: SendWebhook
   /** Whether webhooks may go to this machine itself; only the embedded default says yes. */
   readonly allowLoopbackWebhooks: boolean
@@ -44,11 +48,22 @@ export interface Deps extends Peppers {
   /** Lets work go on after the response; failures are logged, never thrown. */
   readonly background: (work: Promise<unknown>) => void
   readonly log: (entry: Record<string, unknown>) => void
+  /** Absent where nobody reads them. */
+  readonly metrics?: Metrics
+  /** Absent: nobody collects spans. */
+  readonly startSpan?: StartSpan
+}
+
+/** Which request something comes from. */
+export interface Origin {
+  requestId: string
+  /** Where the spans of what follows belong; undefined where nobody traces. */
+  traceparent: string | undefined
 }
 
 /** What Hono carries with a request. */
 export interface RequestState {
   /** `network`: where the call comes from, as `clientNetwork` says; only where the entry knows it. */
   Bindings: { network?: string | undefined }
-  Variables: { requestId: string; principal: KeyPrincipal }
+  Variables: { requestId: string; origin: Origin; principal: KeyPrincipal }
 }

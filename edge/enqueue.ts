@@ -10,6 +10,8 @@ export interface Dispatch {
   orgId: string
   /** Absent: standard. */
   priority?: 'standard' | 'batch'
+  /** Travels with the message, so that the worker's spans go on with the trace; null: nobody traces. */
+  traceparent?: string | null
 }
 
 /** The doorbell: tells workers that there is a job. Losing, doubling or delaying a message is harmless. */
@@ -100,10 +102,13 @@ async function sendBatch(
     const answer = await client.send(
       new SendMessageBatchCommand({
         QueueUrl: queueUrl,
-        Entries: batch.map(({ jobId, orgId }, index) => ({
+        Entries: batch.map(({ jobId, orgId, traceparent }, index) => ({
           Id: String(index),
           MessageBody: JSON.stringify({ jobId }),
           MessageGroupId: orgId,
+          ...(traceparent != null && {
+            MessageAttributes: { traceparent: { DataType: 'String', StringValue: traceparent } },
+          }),
         })),
       }),
       { abortSignal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) },

@@ -71,6 +71,12 @@ export const nodeSchema = z.object({
   WEBHOOK_ALLOW_LOOPBACK: flag,
   /** 0: the work that is due is left to `npm run sweep`. */
   SWEEP: flag,
+  /** Port on which this process shows its figures for Prometheus, at `/metrics`; 0: a free one, which the log names. Absent: none. */
+  METRICS_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
+  /** The figures tell of the business as a whole: open them to whoever collects them and to nobody else. */
+  METRICS_HOST: z.string().default('127.0.0.1'),
+  /** Base address of a collector of OpenTelemetry's protocol over HTTP, which is sent traces. Other standard `OTEL_` variables hold too. Absent: none. */
+  OTEL_EXPORTER_OTLP_ENDPOINT: z.url({ protocol: /^https?$/ }).optional(),
   /**
    * The header in which the proxy in front of the gateway writes the caller's address, such as x-forwarded-for; its
    * last entry counts. Only for a gateway that can be reached through that proxy alone. Without it no header is

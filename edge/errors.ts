@@ -107,11 +107,17 @@ export class ApiError extends Error {
 /**
  * Builds every error response: problem details (RFC 9457) and the `error` member of OpenAI and Z.ai in one
  * body. An error that is not ours sends a fixed sentence; its text goes to the log alone.
+ *
+ * @param onRefusal told of each call that is at fault or over a limit
  */
-export function createOnError(log: (entry: Record<string, unknown>) => void) {
+export function createOnError(
+  log: (entry: Record<string, unknown>) => void,
+  onRefusal: (error: ApiError) => void = () => {},
+) {
   return (error: unknown, c: Context): Response => {
     const requestId = requestIdOf(c)
     const known = toApiError(error)
+    if (ERRORS[known.kind].status < 500) onRefusal(known)
     // What the client is told in a fixed sentence, the operator reads here.
     if (known !== error && !(error instanceof HTTPException)) {
       const text = error instanceof Error ? (error.stack ?? error.message) : String(error)

@@ -27,6 +27,7 @@ import { createKeyCache } from './key-cache.ts'
 import { createRateLimiter } from './limits.ts'
 import { createLostCalls } from './lost-calls.ts'
 import { createS3Objects } from './objects.ts'
+import { createStatusReader } from './service-status.ts'
 import { createStripeDeps } from './stripe.ts'
 import { sweepOnce } from './sweep.ts'
 import { createUploadPlaces } from './upload-places.ts'
@@ -50,6 +51,7 @@ const limiter = createRateLimiter(now)
 const catalogue = createCatalogue(now)
 const lostCalls = createLostCalls(now)
 const uploads = createUploadPlaces(MAX_UPLOADS)
+const status = createStatusReader(now)
 /** The checked environment, or what is wrong with it: it is the same for as long as the isolate lives. */
 let checked: { env: WorkersEnv } | { error: unknown } | null = null
 
@@ -100,6 +102,7 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     lostCalls,
     reserve: (input) => reserveJob(db, input),
     uploads,
+    status,
     ...(bindings.SHIELD === undefined ? {} : { shield: createShield(bindings.SHIELD) }),
     sendWebhook: createWorkersWebhookSender(),
     allowLoopbackWebhooks: false,

@@ -7,6 +7,7 @@ import { restageDispatch, takeDueDispatches } from '../db/outbox.ts'
 import { pruneDispatches, pruneWebhookLog } from '../db/retention.ts'
 import { claimDueDeliveries, postponeDeferred } from '../db/webhook-attempts.ts'
 import type { ClaimedDelivery } from '../db/webhook-attempts.ts'
+import { pruneWorkers } from '../db/workers.ts'
 import { deliver } from './deliver.ts'
 import type { DeliverDeps } from './deliver.ts'
 import type { DispatchQueue } from './enqueue.ts'
@@ -49,6 +50,8 @@ const REDISPATCH_LIMIT = 200
 const KEEP_DISPATCHES_SECONDS = 7 * 86_400
 /** Events, deliveries and attempts: a month to find out what a receiver got, and to send it once more. */
 const KEEP_WEBHOOK_LOG_SECONDS = 30 * 86_400
+/** A worker that was silent for so long is not coming back under its old name. */
+const KEEP_WORKERS_SECONDS = 86_400
 /** Ledger entries in one statement: 40 ms on two busy cores, November 2026; a beat has ten of those at most. */
 const FOLD_LIMIT = 10_000
 /** Of each kind at a call, so that no statement holds its locks for long; every beat removes more. */
@@ -202,7 +205,7 @@ export function foldDue(deps: SweepDeps): Promise<number> {
   return foldBalances(deps.db, { limit: FOLD_LIMIT })
 }
 
-/** @returns how many messages and events were removed */
+/** @returns how many messages, events and workers were removed */
 export async function pruneOld(deps: SweepDeps): Promise<number> {
   const limit = PRUNE_LIMIT
   const messages = await pruneDispatches(deps.db, {
@@ -213,7 +216,8 @@ export async function pruneOld(deps: SweepDeps): Promise<number> {
     olderThanSeconds: KEEP_WEBHOOK_LOG_SECONDS,
     limit,
   })
-  return messages + events
+  const workers = await pruneWorkers(deps.db, { olderThanSeconds: KEEP_WORKERS_SECONDS })
+  return messages + events + workers
 }
 
 /**

@@ -1,11 +1,13 @@
 import { setTimeout as wait } from 'node:timers/promises'
+import type { JobRow } from '../db/jobs.ts'
 import { createHealth } from './health.ts'
 import type { LeaseKeeper } from './lease.ts'
-import { runJob } from './run-job.ts'
+import { requestFields, runJob } from './run-job.ts'
 import type { JobDeps, JobEnd } from './run-job.ts'
 import { createSlots } from './slots.ts'
 import { readJobId } from './sqs.ts'
 import type { Queue, QueueMessage } from './sqs.ts'
+import { inSpan } from './tracing.ts'
 
 export type Log = (entry: Record<string, unknown>) => void
 
@@ -76,6 +78,7 @@ async function receive(
     })
   } catch (error) {
     if (stop.aborted) return null
+    deps.metrics?.queueFailure()
     deps.log({ level: 'warn', event: 'queue_unreachable', error: String(error) })
     return 'unreachable'
   }
@@ -94,21 +97,45 @@ async function handleMessage(
     await answerQueue(deps, message, end)
     return end
   }
+  // Every delivery is an attempt of its own beside those before it, under what sent the message.
+  return inSpan(
+    'attempt',
+    async (describe) => {
+      describe({ 'glyphpress.job_id': jobId, 'glyphpress.worker_id': deps.workerId })
+      const end = await work(deps, { jobId, receipt: message.receipt, stop })
+      describe({ 'glyphpress.outcome': end?.outcome ?? 'interrupted' })
+      deps.metrics?.jobEnd(end?.outcome ?? 'interrupted')
+      if (end !== null) await answerQueue(deps, message, end)
+      return end
+    },
+    { parent: message.traceparent ?? null },
+  )
+}
+
+/** @returns null when an error of this worker cut the job short */
+async function work(
+  deps: ConsumeDeps,
+  { jobId, receipt, stop }: { jobId: string; receipt: string; stop: AbortSignal },
+): Promise<JobEnd | null> {
   const startedAt = performance.now()
-  const lease = deps.leases.hold(message.receipt)
+  const lease = deps.leases.hold(receipt)
+  /** By the id of the request that made it a job is found in the logs of all processes. */
+  let about: Record<string, unknown> = { job: jobId }
+  const onClaim = ({ requestId }: JobRow) => {
+    about = { ...about, ...requestFields(requestId) }
+  }
   let end: JobEnd
   try {
-    end = await runJob(deps, jobId, { lease, stop })
+    end = await runJob(deps, jobId, { lease, stop, onClaim })
   } catch (error) {
-    deps.log({ level: 'error', event: 'job_interrupted', job: jobId, error: String(error) })
+    deps.log({ level: 'error', event: 'job_interrupted', ...about, error: String(error) })
     return null
   } finally {
     lease.release()
   }
   const durationMs = Math.round(performance.now() - startedAt)
-  deps.log({ level: 'info', event: 'job_end', job: jobId, durationMs, ...end })
+  deps.log({ level: 'info', event: 'job_end', ...about, durationMs, ...end })
   if (end.outcome === 'settled') deps.onSettled()
-  await answerQueue(deps, message, end)
   return end
 }
 

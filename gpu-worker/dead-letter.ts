@@ -4,6 +4,7 @@ import { settleJob } from '../billing/settle.ts'
 import type { Db } from '../db/client.ts'
 import { restageJob } from '../db/restage-job.ts'
 import type { Log } from './consume.ts'
+import type { WorkerMetrics } from './metrics.ts'
 import { exhaustedOutcome } from './run-job.ts'
 import { MAX_RECEIVES } from './settings.ts'
 import { readJobId } from './sqs.ts'
@@ -16,6 +17,7 @@ export interface DeadLetterDeps {
   readonly pollSeconds: number
   readonly log: Log
   readonly onSettled: () => void
+  readonly metrics?: WorkerMetrics
 }
 
 /** A letter costs two statements; after this it is another reader's. */
@@ -57,10 +59,12 @@ export async function handleLetter(deps: DeadLetterDeps, letter: QueueMessage): 
       letterId: letter.id,
       maxFailedAttempts: MAX_RECEIVES,
     })
+    deps.metrics?.deadLetter(outcome)
     deps.log({ level: 'warn', event: 'dead_letter', job: jobId, outcome })
     if (outcome === 'exhausted' || outcome === 'overdue') {
       const end = outcome === 'overdue' ? OVERDUE : exhaustedOutcome()
       const result = await settleJob(deps.db, { jobId, attempt: null, ...end })
+      deps.metrics?.settled(result, end.errorCode)
       // A live worker holds it: its own settlement, or a later reading of this letter, ends the job.
       if (result.outcome === 'superseded') return
       deps.onSettled()

@@ -46,6 +46,12 @@ export const workerSchema = z
     GATEWAY_URL: z.url({ protocol: /^https?$/ }).optional(),
     /** The secret of the gateway's internal routes, derived from its pepper with the label `internal`. */
     POKE_SECRET: optional,
+    /** Port on which this process shows its figures for Prometheus, at `/metrics`; 0: a free one, which the log names. Absent: none. */
+    METRICS_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
+    /** The figures tell of the business as a whole: open them to whoever collects them and to nobody else. */
+    METRICS_HOST: z.string().default('127.0.0.1'),
+    /** Base address of a collector of OpenTelemetry's protocol over HTTP, which is sent traces. Other standard `OTEL_` variables hold too. Absent: none. */
+    OTEL_EXPORTER_OTLP_ENDPOINT: z.url({ protocol: /^https?$/ }).optional(),
     WORKER_ID: z
       .string()
       .max(128)

@@ -7,8 +7,10 @@ import { openRemoteEngine } from './remote-engine.ts'
 import { drawFirstPicture } from './first-picture.ts'
 import { attendMachine } from './interruption.ts'
 import { METADATA_ENDPOINT, openMetadata } from './metadata.ts'
+import { openTracing } from './observing.ts'
 import { openScalingGroup } from './scaling-group.ts'
 import { DRAIN_MS } from './settings.ts'
+import { traceFields } from './tracing.ts'
 import { startWorker } from './worker.ts'
 import type { RunningWorker } from './worker.ts'
 
@@ -17,7 +19,7 @@ const LEFT_EXIT_CODE = 75
 
 /** One JSON line per event on standard output. */
 function log(entry: Record<string, unknown>): void {
-  console.log(JSON.stringify({ time: new Date().toISOString(), ...entry }))
+  console.log(JSON.stringify({ time: new Date().toISOString(), ...traceFields(), ...entry }))
 }
 
 /** Between two lines about the reading of weights. */
@@ -57,7 +59,11 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
 }
 
 /** Tells the scaling group that this machine works, and hears of its end. */
-async function attend(env: WorkerEnv, worker: RunningWorker): Promise<void> {
+async function attend(
+  env: WorkerEnv,
+  worker: RunningWorker,
+  leave: (code: number) => void,
+): Promise<void> {
   const endpoint = env.IMDS === '1' ? METADATA_ENDPOINT : env.IMDS
   const { GROUP_NAME: groupName, AWS_REGION: region, AUTO_SCALING_ENDPOINT: groupEndpoint } = env
   const instanceId = groupName && (await openMetadata(endpoint).read('instance-id'))
@@ -71,24 +77,30 @@ async function attend(env: WorkerEnv, worker: RunningWorker): Promise<void> {
           ...(groupEndpoint === undefined ? {} : { endpoint: groupEndpoint }),
         })
       : null
-  const leave = () => process.exit(LEFT_EXIT_CODE)
-  attendMachine({ worker, group, log, leave, endpoint })
+  attendMachine({ worker, group, log, leave: () => leave(LEFT_EXIT_CODE), endpoint })
   await group?.completeLaunch()
 }
 
 try {
   const env = readWorkerEnv()
+  const tracing = await openTracing(env, { serviceName: 'glyphpress-worker', log })
+  const exit = async (code: number) => {
+    await tracing?.stop()
+    process.exit(code)
+  }
+  const startedAt = performance.now()
   const engine = await openEngine(env)
+  const loadSeconds = (performance.now() - startedAt) / 1_000
   // What another server's picture costs, and shows, is its own affair.
   if (env.ENGINE_URL === undefined) {
     const ms = Math.round(await drawFirstPicture(engine, env.PROVIDER))
     log({ level: 'info', event: 'first_picture', ms })
   }
-  const worker = await startWorker({ env, engine, log })
+  const worker = await startWorker({ env, engine, log, loadSeconds })
   const leave = (code: number) => {
     // The lease brings the job back should giving it back hang.
     setTimeout(() => process.exit(1), DRAIN_MS).unref()
-    void worker.stop().then(() => process.exit(code))
+    void worker.stop().then(() => exit(code))
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => {
@@ -96,7 +108,7 @@ try {
       leave(0)
     })
   }
-  if (env.IMDS !== '0') await attend(env, worker)
+  if (env.IMDS !== '0') await attend(env, worker, (code) => void exit(code))
   void worker.broken.then(() => {
     log({ level: 'error', event: 'engine_broken' })
     leave(1)

@@ -11,10 +11,13 @@ import { removeInputs } from './inputs.ts'
 import { insist } from './insist.ts'
 import type { Lease } from './lease.ts'
 import { causeOf, makePictures } from './make-pictures.ts'
+import type { WorkerMetrics } from './metrics.ts'
+import { measure } from './observe.ts'
 import type { TextReader } from './ocr/reader.ts'
 import type { ImageResult } from './pipeline/image-request.ts'
 import { MAX_RECEIVES, retrySecondsAfter } from './settings.ts'
 import type { PictureStore } from './store.ts'
+import { describeActive } from './tracing.ts'
 
 export interface JobTimes {
   leaseSeconds: number
@@ -33,6 +36,8 @@ export interface JobDeps {
   readonly workerId: string
   readonly times: JobTimes
   readonly log: (entry: Record<string, unknown>) => void
+  /** Absent where nobody reads them. */
+  readonly metrics?: WorkerMetrics
 }
 
 /** What became of a delivery; only the first two mean that its message is of no use any more. */
@@ -45,6 +50,15 @@ export type JobEnd =
   | { outcome: 'given_back'; againSeconds: number; errorCode?: string; isWorkerSick?: true }
   /** The job belongs to somebody else by now; nothing was written. */
   | { outcome: 'superseded' }
+
+export interface JobCall {
+  /** Of the message. */
+  lease: Pick<Lease, 'signal' | 'renew'>
+  /** Aborted when this worker has to leave. */
+  stop: AbortSignal
+  /** Told of the job once it is this worker's. */
+  onClaim?: (job: JobRow) => void
+}
 
 /** One claim of one job. */
 export interface Attempt extends JobDeps {
@@ -71,22 +85,22 @@ export interface Attempt extends JobDeps {
  * earlier attempt are kept and not made again. Safe to call for the same job any number of times, at the
  * same time too. A database that goes away meanwhile is waited for, so that nothing made is lost.
  *
- * @param lease of the message
- * @param stop aborted when this worker has to leave
  * @throws when the database cannot be reached; the job then comes back when its lease runs out
  */
 export async function runJob(
   deps: JobDeps,
   jobId: string,
-  { lease, stop }: { lease: Pick<Lease, 'signal' | 'renew'>; stop: AbortSignal },
+  { lease, stop, onClaim }: JobCall,
 ): Promise<JobEnd> {
-  const { db, times } = deps
-  const claim = await claimJob(db, {
-    jobId,
-    workerId: deps.workerId,
-    leaseSeconds: times.leaseSeconds,
-    maxFailedAttempts: MAX_RECEIVES,
-  })
+  const { db, times, metrics } = deps
+  const claim = await measure(metrics, 'claim', () =>
+    claimJob(db, {
+      jobId,
+      workerId: deps.workerId,
+      leaseSeconds: times.leaseSeconds,
+      maxFailedAttempts: MAX_RECEIVES,
+    }),
+  )
   const settleFor = (end: Omit<SettleInput, 'jobId' | 'attempt'>) =>
     settle({ ...deps, stop }, { jobId, attempt: null, ...end })
   switch (claim.outcome) {
@@ -103,17 +117,39 @@ export async function runJob(
     case 'claimed': {
       const { job, outputs } = claim
       const { attempt } = job
+      onClaim?.(job)
+      noteClaim(job, metrics)
+      const log = (entry: Record<string, unknown>) =>
+        deps.log({ ...requestFields(job.requestId), ...entry })
       const beats = startBeats({ db, jobId, attempt, times, lease: lease.signal, stop })
       const { signal, note } = beats
       const onPicture = () => lease.renew()
       const own = { job, outputs, made: [], spent: { redrawMs: 0 } }
       try {
-        return await finish({ ...deps, ...own, signal, stop, note, onPicture })
+        return await finish({ ...deps, ...own, log, signal, stop, note, onPicture })
       } finally {
         beats.end()
       }
     }
   }
+}
+
+/** A job's own words in a log line: the id of the request that made it, where it is known. */
+export function requestFields(requestId: string | null): { request_id?: string } {
+  return requestId === null ? {} : { request_id: requestId }
+}
+
+function noteClaim(
+  { attempt, priority, createdAt, startedAt, requestId }: JobRow,
+  metrics: WorkerMetrics | undefined,
+): void {
+  describeActive({
+    'glyphpress.attempt': attempt,
+    ...(requestId !== null && { 'glyphpress.request_id': requestId }),
+  })
+  // Both moments are by the database's clock.
+  const waitMs = (startedAt ?? createdAt).getTime() - createdAt.getTime()
+  if (attempt === 1) metrics?.queueWait(priority, waitMs / 1_000)
 }
 
 /** How a job ends that failed too often. */
@@ -213,7 +249,11 @@ async function settleOwn(
 }
 
 async function settle(deps: JobDeps & Pick<Attempt, 'stop'>, input: SettleInput): Promise<JobEnd> {
-  const result = await insist(deps, input.jobId, () => settleJob(deps.db, input))
+  const { metrics } = deps
+  const result = await measure(metrics, 'settle', () =>
+    insist(deps, input.jobId, () => settleJob(deps.db, input)),
+  )
+  metrics?.settled(result, input.errorCode)
   if (result.outcome === 'superseded') return { outcome: 'superseded' }
   return { outcome: 'settled', state: result.state, delivered: result.deliveredCount }
 }

@@ -25,6 +25,8 @@ export interface QueueMessage {
   body: string
   /** Names this delivery; the next one has another. */
   receipt: string
+  /** Where the spans of its job belong, as it was sent; unchecked. Absent: nobody traces. */
+  traceparent?: string
 }
 
 export interface Queue {
@@ -79,13 +81,15 @@ function openOne(settings: Omit<QueueSettings, 'batchQueueUrl'>): Queue {
           MaxNumberOfMessages: 1,
           WaitTimeSeconds: waitSeconds,
           VisibilityTimeout: visibilitySeconds,
+          MessageAttributeNames: ['traceparent'],
         }),
         { abortSignal: AbortSignal.any([signal, timeout]) },
       )
       const message = answer.Messages?.[0]
       if (!message?.ReceiptHandle) return null
       const { MessageId: id = '', Body: body = '', ReceiptHandle: receipt } = message
-      return { id, body, receipt }
+      const traceparent = message.MessageAttributes?.['traceparent']?.StringValue
+      return { id, body, receipt, ...(traceparent !== undefined && { traceparent }) }
     },
     async extend(receipt, seconds) {
       const command = new ChangeMessageVisibilityCommand({

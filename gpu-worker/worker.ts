@@ -1,5 +1,5 @@
 import { closeDatabase, openDatabase } from '../db/client.ts'
-import type { Db } from '../db/client.ts'
+import type { Db, Pool } from '../db/client.ts'
 import { announceModel } from '../db/models.ts'
 import { consumeJobs } from './consume.ts'
 import type { Log } from './consume.ts'
@@ -11,10 +11,13 @@ import { bucketPlace, queuePlace, queueUrls, slotsOf } from './env.ts'
 import type { WorkerEnv } from './env.ts'
 import { startLeaseKeeper } from './lease.ts'
 import type { LeaseTimes } from './lease-thread.ts'
+import { observeParts } from './observe.ts'
+import { openMetrics } from './observing.ts'
 import { createTextReader } from './ocr/reader.ts'
 import type { TextReader } from './ocr/reader.ts'
 import type { ModelInfo } from './pipeline/image-request.ts'
 import { createPoke } from './poke.ts'
+import { startPresence } from './presence.ts'
 import type { JobTimes } from './run-job.ts'
 import * as settings from './settings.ts'
 import { openQueue } from './sqs.ts'
@@ -54,12 +57,7 @@ const MAX_CONNECTIONS = 4
 /** Slots that share one connection more. */
 const SLOTS_PER_CONNECTION = 4
 
-/**
- * Puts an engine to work on the queue: announces its model and takes a job for each slot until stopped.
- *
- * @throws when the database cannot be reached
- */
-export async function startWorker(input: {
+export interface WorkerInput {
   env: WorkerEnv
   engine: Engine
   log: Log
@@ -68,7 +66,16 @@ export async function startWorker(input: {
   store?: PictureStore
   /** In place of the bundled one; for tests that break it. */
   reader?: TextReader
-}): Promise<RunningWorker> {
+  /** How long opening the engine took, where that is known. */
+  loadSeconds?: number
+}
+
+/**
+ * Puts an engine to work on the queue: announces its model and takes a job for each slot until stopped.
+ *
+ * @throws when the database cannot be reached
+ */
+export async function startWorker(input: WorkerInput): Promise<RunningWorker> {
   const { env, log, times = WORKER_TIMES } = input
   const slots = slotsOf(env)
   const db = openDatabase(env.DATABASE_URL, {
@@ -78,49 +85,54 @@ export async function startWorker(input: {
   await announce(db, input.engine.info)
   const place = queuePlace(env)
   const drain = openDrain({ ...place, ...queueUrls(env) }, { times, slots, engine: input.engine })
-  const { queue, leases, engine } = drain
-  const onSettled = pokeOf(env)
-  const reader = input.reader ?? createTextReader()
-  const stopping = new AbortController()
-  const jobs = consumeJobs(
-    {
-      db,
-      engine,
-      queue,
-      leases,
-      log,
-      onSettled,
-      times,
-      slots,
-      reader,
-      store: input.store ?? createStore(env),
-      workerId: env.WORKER_ID,
-      ...pollTimes(times),
-    },
-    stopping.signal,
-  )
-  const letters = env.SQS_DLQ_URL ? openQueue({ ...place, queueUrl: env.SQS_DLQ_URL }) : null
+  const { queue, leases, busy } = drain
+  const { parts, observed, figures } = await openParts(input, { drain, pool: db, slots })
   const { pollSeconds } = times
-  const dead =
-    letters && consumeDeadLetters({ db, letters, log, onSettled, pollSeconds }, stopping.signal)
-  log({ level: 'info', event: 'ready', worker_id: env.WORKER_ID, model: engine.info.model })
+  const shared = { db, ...observed, onSettled: pokeOf(env) }
+  const own = { workerId: env.WORKER_ID, slots, times, ...pollTimes(times) }
+  const stopping = new AbortController()
+  const jobs = consumeJobs({ ...shared, ...own, ...parts, queue, leases }, stopping.signal)
+  const letters = env.SQS_DLQ_URL ? openQueue({ ...place, queueUrl: env.SQS_DLQ_URL }) : null
+  const dead = letters && consumeDeadLetters({ ...shared, letters, pollSeconds }, stopping.signal)
+  const leave = startPresence(db, { id: env.WORKER_ID, slots, busy, log })
+  const { model } = input.engine.info
+  log({ level: 'info', event: 'ready', worker_id: env.WORKER_ID, model })
 
   const stop = async () => {
     stopping.abort()
-    await Promise.all([jobs, dead])
-    await Promise.all([engine.close(), leases.close(), closeDatabase(db)])
-    reader.close()
+    await Promise.all([jobs, dead, leave()])
+    await Promise.all([parts.engine.close(), leases.close(), closeDatabase(db)])
+    parts.reader.close()
+    figures.close()
     queue.close()
     letters?.close()
   }
   let stopped: Promise<void> | null = null
   return {
     broken: whenBroken(jobs),
-    busy: drain.busy,
+    busy,
     onBusy: (listener) => (drain.onBusy = listener),
     leave: (withinMs) => drain.leave(withinMs),
     stop: () => (stopped ??= stop()),
   }
+}
+
+/** What jobs work with, under the eyes of whoever reads the figures. */
+async function openParts(
+  { env, log, store, reader, loadSeconds }: WorkerInput,
+  { drain, pool, slots }: { drain: Drain; pool: Pool; slots: number },
+) {
+  const { metrics, ...figures } = await openMetrics(env, { pool, slots, busy: drain.busy, log })
+  if (loadSeconds !== undefined) metrics?.stage('load', loadSeconds)
+  const parts = observeParts(
+    {
+      engine: drain.engine,
+      store: store ?? createStore(env),
+      reader: reader ?? createTextReader(),
+    },
+    metrics,
+  )
+  return { parts, figures, observed: { log, ...(metrics && { metrics }) } }
 }
 
 function openDrain(

@@ -6,11 +6,14 @@ DECLARE
   v_written int;
 BEGIN
   INSERT INTO job (id, org_id, team_id, key_id, idempotency_key, request_hash, dialect, model, prompt, width,
-                   height, n, quality, priority, seed, steps, guidance_scale, format, caller_fields, webhook_url, input_images, text_terms, state, deadline_at)
+                   height, n, quality, priority, seed, steps, guidance_scale, format, caller_fields, webhook_url, request_id,
+                   trace_parent,
+                   input_images, text_terms, state, deadline_at)
   SELECT j->>'id', j->>'org_id', j->>'team_id', j->>'key_id', j->>'idempotency_key', j->>'request_hash',
          j->>'dialect', j->>'model', j->>'prompt', (j->>'width')::int, (j->>'height')::int, (j->>'n')::int,
          coalesce(j->>'quality', 'hd'), coalesce(j->>'priority', 'standard'), (j->>'seed')::bigint, (j->>'steps')::int,
-         (j->>'guidance_scale')::real, j->>'format', coalesce(j->'caller_fields', '{}'), j->>'webhook_url', j->'input_images', j->'text_terms', 'accepted',
+         (j->>'guidance_scale')::real, j->>'format', coalesce(j->'caller_fields', '{}'), j->>'webhook_url', j->>'request_id', j->>'trace_parent',
+         j->'input_images', j->'text_terms', 'accepted',
          now() + make_interval(secs => (j->>'deadline_seconds')::double precision)
     FROM unnest(p_jobs) AS j
   ON CONFLICT DO NOTHING;

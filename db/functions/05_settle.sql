@@ -191,7 +191,8 @@ BEGIN
     'data', jsonb_build_object('job_id', j.id, 'state', v_state, 'delivered', v_delivered,
       'billed', v_captured > 0, 'billed_reason', v_reason, 'text_passed', r.passed, 'request_id', j.caller_fields->'request_id')));
   RETURN jsonb_build_object('outcome', 'settled', 'state', v_state,
-    'captured_micros', v_captured::text, 'delivered_count', v_delivered);
+    'captured_micros', v_captured::text, 'delivered_count', v_delivered, 'billed_count', v_billed,
+    'image_count', j.n, 'unbilled_reason', r.unbilled);
 END $$;
 
 ALTER FUNCTION settle_job(jsonb) SET search_path = public, pg_temp;

@@ -12,6 +12,7 @@ import {
   text,
   timestamp,
   uniqueIndex,
+  varchar,
 } from 'drizzle-orm/pg-core'
 import type { StoredInput } from '../input-images.ts'
 import { UNBILLED_REASONS } from '../text-terms.ts'
@@ -31,6 +32,19 @@ export const model = pgTable('model', {
   notice: text(),
   weightsHash: text('weights_hash').notNull(),
   announcedAt: timestamp('announced_at', { withTimezone: true }).notNull().defaultNow(),
+})
+
+/**
+ * The workers that said of themselves lately that they are there, also those with nothing to do. Hints for people and
+ * monitors alone: no job depends on a row of it.
+ */
+export const worker = pgTable('worker', {
+  id: text().primaryKey(),
+  slots: integer().notNull(),
+  /** Jobs in hand. */
+  busy: integer().notNull(),
+  startedAt: timestamp('started_at', { withTimezone: true }).notNull().defaultNow(),
+  seenAt: timestamp('seen_at', { withTimezone: true }).notNull().defaultNow(),
 })
 
 /**
@@ -73,6 +87,10 @@ export const job = pgTable(
       .notNull()
       .default(sql`'{}'::jsonb`),
     webhookUrl: text('webhook_url'),
+    /** The id of the request that made it, by which the logs of gateway and workers are found. */
+    requestId: text('request_id'),
+    /** Where its spans belong: `traceparent` of W3C Trace Context; null where nobody traces. */
+    traceParent: varchar('trace_parent', { length: 55 }),
     /** The pictures to work from, by index; null for a job from text alone and once the caller has deleted it. */
     inputImages: jsonb('input_images').$type<StoredInput[]>(),
     /** What is done about the texts in the pictures; null: nothing. */

@@ -16,12 +16,15 @@ import { createRateLimiter } from '../limits.ts'
 import { createLostCalls } from '../lost-calls.ts'
 import { createS3Objects } from '../objects.ts'
 import type { ObjectStore } from '../objects.ts'
+import { createStatusReader } from '../service-status.ts'
 import type { SweepDeps } from '../sweep.ts'
 import { createUploadPlaces } from '../upload-places.ts'
 import { createJobWaiter } from '../waiter.ts'
 import { createFileObjects } from './file-objects.ts'
+import { observeQueue, observeReserve, openMetrics } from './observing.ts'
 import { startSweepLoop } from './sweep-loop.ts'
 import type { SweepLoop } from './sweep-loop.ts'
+import { startSpan } from './tracing.ts'
 import { createNodeWebhookSender } from './webhook-sender.ts'
 
 export interface Gateway {
@@ -58,19 +61,24 @@ export async function startGateway(
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-gateway',
   })
+  const isSweeping = env.SWEEP !== '0'
+  const { metrics, ...figures } = await openMetrics(env, { pool: db, isSweeping, log })
+  const observed = { log, startSpan, ...(metrics && { metrics }) }
   const allowLoopbackWebhooks = env.WEBHOOK_ALLOW_LOOPBACK === '1'
   const sender = createNodeWebhookSender({ allowLoopback: allowLoopbackWebhooks })
   const now = () => new Date()
-  const queue = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
+  const sqs = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
+  const queue = observeQueue(sqs, metrics)
   const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
-  const shared = { db, now, sendWebhook: sender.send, allowLoopbackWebhooks, ...peppers }
+  const sending = { sendWebhook: sender.send, allowLoopbackWebhooks }
+  const shared = { db, now, ...sending, ...peppers, ...observed }
   const base = stripe === undefined ? shared : { ...shared, stripe }
   const objects = createObjects(env)
-  const metrics = metricPlace(env)
-  const publishFleet = metrics === null ? {} : { publishFleet: createFleetPublisher(metrics) }
+  const fleet = metricPlace(env)
+  const publishFleet = fleet === null ? {} : { publishFleet: createFleetPublisher(fleet) }
   const sweepDeps = { ...base, ...publishFleet, queue, objects }
-  const sweep = env.SWEEP === '0' ? NO_SWEEP : startSweep(sweepDeps, log)
+  const sweep = isSweeping ? startSweep(sweepDeps, log) : NO_SWEEP
   const deps: Deps = {
     ...base,
     publicUrl: env.PUBLIC_URL,
@@ -81,28 +89,24 @@ export async function startGateway(
     catalogue: createCatalogue(now),
     waiter: createJobWaiter(db, log, syncWaitMs(env)),
     lostCalls: createLostCalls(now),
-    reserve: createReserveQueue(db),
+    reserve: observeReserve(createReserveQueue(db), metrics),
     uploads: createUploadPlaces(MAX_UPLOADS),
+    status: createStatusReader(now),
     pokeSweep: () => sweep.poke(),
     background: (work) => {
       work.catch((error: unknown) =>
         log({ level: 'warn', event: 'background_failed', error: String(error) }),
       )
     },
-    log,
   }
-  const app = createApp(deps)
-  const header = env.CLIENT_ADDRESS_HEADER
-  const server = await listen((request, { incoming }) => {
-    const forwarded = header === undefined ? null : request.headers.get(header)
-    return app.fetch(request, { network: clientNetwork(incoming.socket.remoteAddress, forwarded) })
-  }, env)
+  const server = await listen(toFetch(deps, env), env)
   let stopped: Promise<void> | null = null
   const stop = async () => {
     // Calls that wait for a picture get its task id now, and not a cut connection.
     deps.waiter.stop()
     await Promise.all([server.close(), sweep.stop(sender.close)])
     await sender.close()
+    figures.close()
     await closeDatabase(db, { timeoutSeconds: DATABASE_CLOSE_SECONDS })
   }
   return { url: server.url, stop: () => (stopped ??= stop()) }
@@ -127,13 +131,21 @@ export function createObjects(env: NodeEnv): ObjectStore {
   })
 }
 
-function listen(
-  fetch: (
-    request: Request,
-    connection: Http2Bindings | HttpBindings,
-  ) => Response | Promise<Response>,
-  env: NodeEnv,
-): Promise<{ url: string; close(): Promise<void> }> {
+type Fetch = (
+  request: Request,
+  connection: Http2Bindings | HttpBindings,
+) => Response | Promise<Response>
+
+/** The app, told where each call comes from. */
+function toFetch(deps: Deps, { CLIENT_ADDRESS_HEADER: header }: NodeEnv): Fetch {
+  const app = createApp(deps)
+  return (request, { incoming }) => {
+    const forwarded = header === undefined ? null : request.headers.get(header)
+    return app.fetch(request, { network: clientNetwork(incoming.socket.remoteAddress, forwarded) })
+  }
+}
+
+function listen(fetch: Fetch, env: NodeEnv): Promise<{ url: string; close(): Promise<void> }> {
   return new Promise((resolve, reject) => {
     const server = serve({ fetch, port: env.PORT, hostname: env.HOST }, ({ port }) => {
       resolve({

@@ -3,8 +3,10 @@ import { createSqsQueue } from '../enqueue.ts'
 import { metricPlace, parseNodeEnv, queuePlace, queueUrls } from '../env.ts'
 import { createFleetPublisher } from '../fleet-metrics.ts'
 import { createStripeDeps } from '../stripe.ts'
+import { observeQueue, openMetrics, openTracing } from './observing.ts'
 import { createObjects } from './server.ts'
 import { startSweepLoop } from './sweep-loop.ts'
+import { startSpan, traceFields } from './tracing.ts'
 import { createNodeWebhookSender } from './webhook-sender.ts'
 
 const HELP = `npm run sweep [-- --help]
@@ -19,20 +21,23 @@ const MAX_CONNECTIONS = 6
 const EXIT_AFTER_MS = 5_000
 
 function log(entry: Record<string, unknown>): void {
-  console.log(JSON.stringify({ time: new Date().toISOString(), ...entry }))
+  console.log(JSON.stringify({ time: new Date().toISOString(), ...traceFields(), ...entry }))
 }
 
-function main(): void {
+async function main(): Promise<void> {
   const env = parseNodeEnv(process.env)
+  const tracing = await openTracing(env, { serviceName: 'glyphpress-sweep', log })
   const db = openDatabase(env.DATABASE_URL, {
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-sweep',
   })
+  const { metrics, ...figures } = await openMetrics(env, { pool: db, isSweeping: true, log })
   const allowLoopbackWebhooks = env.WEBHOOK_ALLOW_LOOPBACK === '1'
   const sender = createNodeWebhookSender({ allowLoopback: allowLoopbackWebhooks })
   const now = () => new Date()
   const stripe = createStripeDeps(env, { db, now, log })
-  const metrics = metricPlace(env)
+  const fleet = metricPlace(env)
+  const sqs = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
   const sweep = startSweepLoop(
     {
       db,
@@ -41,10 +46,13 @@ function main(): void {
       sendWebhook: sender.send,
       pepper: env.KEY_PEPPER,
       previousPepper: env.KEY_PEPPER_PREVIOUS,
-      queue: createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) }),
+      queue: observeQueue(sqs, metrics),
       objects: createObjects(env),
       ...(stripe === undefined ? {} : { stripe }),
-      ...(metrics === null ? {} : { publishFleet: createFleetPublisher(metrics) }),
+      ...(fleet === null ? {} : { publishFleet: createFleetPublisher(fleet) }),
+      log,
+      startSpan,
+      ...(metrics && { metrics }),
     },
     (part, error) => log({ level: 'warn', event: 'sweep_failed', part, error: String(error) }),
   )
@@ -53,6 +61,8 @@ function main(): void {
     setTimeout(() => process.exit(1), EXIT_AFTER_MS).unref()
     await sweep.stop(sender.close)
     await sender.close()
+    figures.close()
+    await tracing?.stop()
     await closeDatabase(db)
     process.exit(0)
   }
@@ -63,7 +73,7 @@ if (process.argv.includes('--help')) {
   console.log(HELP)
 } else {
   try {
-    main()
+    await main()
   } catch (error) {
     console.error(error instanceof Error ? error.message : String(error))
     process.exit(1)

@@ -84,7 +84,7 @@ export function startSweepLoop(
     if (isStopped) return
     if (part !== 'deliver' && busy.has(part)) return
     busy.add(part)
-    const ended = work[part]()
+    const ended = count(deps, part, work[part])
       .then(
         () => {},
         (error: unknown) => onError(part, error),
@@ -117,5 +117,22 @@ export function startSweepLoop(
       while (running.size > 0) await Promise.all(running)
       clearTimeout(cut)
     },
+  }
+}
+
+/** One run of a part, for whoever reads the figures. */
+async function count(
+  { metrics }: SweepDeps,
+  part: SweepPart,
+  work: () => Promise<number>,
+): Promise<void> {
+  const startedAt = performance.now()
+  const seconds = () => (performance.now() - startedAt) / 1_000
+  try {
+    const items = await work()
+    metrics?.sweep({ part, items, isFailed: false, seconds: seconds() })
+  } catch (error) {
+    metrics?.sweep({ part, items: 0, isFailed: true, seconds: seconds() })
+    throw error
   }
 }

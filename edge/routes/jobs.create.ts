@@ -28,6 +28,7 @@ export function jobsCreate(deps: Deps) {
     const body = c.req.valid('json')
     const principal = c.get('principal')
     const order: ImageOrder = {
+      origin: c.get('origin'),
       dialect: 'native',
       model: body.model,
       prompt: body.prompt,

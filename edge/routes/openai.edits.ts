@@ -68,6 +68,7 @@ export function openaiEdits(deps: Deps) {
       isBase64 = fields.response_format === 'b64_json'
       return createJob(deps, principal, {
         ...refused,
+        origin: c.get('origin'),
         model: fields.model,
         prompt: fields.prompt,
         size: sizeOf(fields),

@@ -25,6 +25,7 @@ export function openaiImages(deps: Deps) {
   return createRouter().openapi(route, async (c) => {
     const body = c.req.valid('json')
     const created = await createJob(deps, c.get('principal'), {
+      origin: c.get('origin'),
       dialect: 'openai',
       model: body.model,
       prompt: body.prompt,

@@ -64,7 +64,7 @@ export function zaiImages(deps: Deps) {
   return createRouter()
     .openapi(sync, async (c) => {
       const body = c.req.valid('json')
-      const order = toOrder(body, c.req.valid('header'), true)
+      const order = toOrder(body, c.req.valid('header'), { isSync: true, origin: c.get('origin') })
       const created = await createJob(deps, c.get('principal'), order)
       const found = await awaitJob(deps, created, c.req.raw.signal)
       const answer = await toZaiAnswer(deps, found, zaiIgnoredFields(body))
@@ -72,7 +72,7 @@ export function zaiImages(deps: Deps) {
     })
     .openapi(async_, async (c) => {
       const body = c.req.valid('json')
-      const order = toOrder(body, c.req.valid('header'), false)
+      const order = toOrder(body, c.req.valid('header'), { isSync: false, origin: c.get('origin') })
       const created = await createJob(deps, c.get('principal'), order)
       const task = toZaiTask(await findCreated(deps, created), zaiIgnoredFields(body))
       return c.json(task, 200, createdHeaders(created))
@@ -89,7 +89,7 @@ export function zaiImages(deps: Deps) {
 function toOrder(
   body: ZaiImageBody,
   headers: z.output<typeof createHeaders>,
-  isSync: boolean,
+  call: Pick<ImageOrder, 'isSync' | 'origin'>,
 ): ImageOrder {
   const { request_id: requestId, user_id: userId } = body
   return {
@@ -102,7 +102,7 @@ function toOrder(
     idempotency:
       idempotencyOf(headers) ??
       (requestId == null ? null : { key: `request_id:${requestId}`, param: 'request_id' }),
-    isSync,
+    ...call,
     callerFields: {
       ...(requestId == null ? {} : { request_id: requestId }),
       ...(userId == null ? {} : { user_id: userId }),

@@ -13,7 +13,7 @@ import { createLocalKey, ensureFirstKey } from './first-key.ts'
 import { assertCheckpoint } from './model-dir.ts'
 import { HELP, readOptions } from './options.ts'
 import type { StartOptions } from './options.ts'
-import { startPostgres } from './postgres.ts'
+import { findFreePort, startPostgres } from './postgres.ts'
 import { startPart } from './processes.ts'
 import type { Part } from './processes.ts'
 import { startQueue } from './queue.ts'
@@ -107,6 +107,7 @@ async function startAll(
   const isAlone = env.DATABASE_URL === undefined
   await resumeJobs(db, isAlone)
   const pokeSecret = await deriveSecret(pepper, 'internal')
+  const metricsPorts = { gateway: await findFreePort(), worker: await findFreePort() }
 
   // From here to the last start nothing waits, so a stop finds all parts or none.
   leaving.throwIfAborted()
@@ -115,6 +116,7 @@ async function startAll(
     options,
     state,
     address,
+    metricsPorts,
     pepper,
     pokeSecret,
     shared: {
@@ -137,7 +139,8 @@ async function startAll(
   const makeKey = options.isKeyWanted ? createLocalKey : ensureFirstKey
   const key = await makeKey(db, pepper)
   const model = await findModel(db, 'glm-image')
-  say(welcome({ address, key, notice: model?.notice ?? null, logDir: state.logDir }))
+  const metrics = Object.values(metricsPorts).map((port) => `http://127.0.0.1:${port}/metrics`)
+  say(welcome({ address, key, notice: model?.notice ?? null, logDir: state.logDir, metrics }))
 }
 
 interface PartsInput {
@@ -146,6 +149,8 @@ interface PartsInput {
   address: string
   pepper: string
   pokeSecret: string
+  /** Where each shows its figures. */
+  metricsPorts: { gateway: number; worker: number }
   /** What both processes need to know. */
   shared: Record<string, string>
   shutdown: Shutdown
@@ -153,7 +158,7 @@ interface PartsInput {
 }
 
 function startParts(input: PartsInput): { gateway: Part; worker: Part } {
-  const { options, state, address, shared, shutdown } = input
+  const { options, state, address, metricsPorts, shared, shutdown } = input
   const named = (name: string) => ({
     name,
     say,
@@ -171,6 +176,7 @@ function startParts(input: PartsInput): { gateway: Part; worker: Part } {
       PORT: String(options.port),
       HOST: '127.0.0.1',
       WEBHOOK_ALLOW_LOOPBACK: '1',
+      METRICS_PORT: String(metricsPorts.gateway),
     }),
   })
   const worker = startPart({
@@ -182,6 +188,7 @@ function startParts(input: PartsInput): { gateway: Part; worker: Part } {
       ...(options.modelDir === null ? {} : { MODEL_DIR: options.modelDir }),
       GATEWAY_URL: address,
       POKE_SECRET: input.pokeSecret,
+      METRICS_PORT: String(metricsPorts.worker),
       ...(options.threads === null ? {} : { THREADS: String(options.threads) }),
     }),
     onDeath: input.onWorkerDeath,

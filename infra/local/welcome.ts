@@ -5,6 +5,8 @@ export function welcome(about: {
   key: string | null
   notice: string | null
   logDir: string
+  /** Addresses of figures for Prometheus. */
+  metrics: readonly string[]
 }): string {
   const bearer = about.key === null ? `'"$GLYPHPRESS_KEY"` : `${about.key}'`
   return [
@@ -14,6 +16,8 @@ export function welcome(about: {
       ? '  API key   shown at the first start; put it into GLYPHPRESS_KEY, or get another with --new-key'
       : `  API key   ${about.key}   (shown this once, stored as a hash)`,
     `  logs      ${about.logDir}`,
+    `  status    ${about.address}/v1/status`,
+    `  metrics   ${about.metrics.join(', ')}`,
     ...(about.notice === null ? [] : [`  model     ${about.notice}`]),
     '',
     'Draw a picture:',

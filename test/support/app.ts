@@ -7,6 +7,7 @@ import { createLostCalls } from '../../edge/lost-calls.ts'
 import { createRateLimiter } from '../../edge/limits.ts'
 import type { ObjectStore } from '../../edge/objects.ts'
 import type { Db } from '../../db/client.ts'
+import { createStatusReader } from '../../edge/service-status.ts'
 import { createUploadPlaces } from '../../edge/upload-places.ts'
 import { createJobWaiter } from '../../edge/waiter.ts'
 import { TEST_PEPPER } from './pepper.ts'
@@ -54,6 +55,7 @@ export function createTestDeps(db: Db, changes: Partial<Deps> & Pick<Deps, 'obje
     lostCalls: createLostCalls(now),
     reserve: createReserveQueue(db),
     uploads: createUploadPlaces(32),
+    status: createStatusReader(now),
     sendWebhook: () => Promise.reject(new Error('no webhook is expected here')),
     allowLoopbackWebhooks: false,
     pokeSweep: () => {},

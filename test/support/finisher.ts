@@ -21,6 +21,8 @@ export interface Finisher {
   spell: (text: string, seed: number) => string
   /** Jobs that came over the queue, in order, with repeats. */
   rung: string[]
+  /** The `traceparent` that came with each; undefined where none did. */
+  traces: (string | undefined)[]
   /** Does one job now, however it came. */
   finish(jobId: string, mode?: 'draw' | 'fail'): Promise<void>
   stop(): Promise<void>
@@ -40,6 +42,7 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
     mode: 'draw',
     spell: (text) => text,
     rung: [],
+    traces: [],
     finish(jobId, mode = 'draw') {
       // Its message may have come first; then that one's end is this one's.
       const known = underWay.get(jobId)
@@ -89,10 +92,12 @@ export function startFinisher(db: Db, queue: TestQueue, store: PictureStore): Fi
           QueueUrl: queue.queueUrl,
           MaxNumberOfMessages: 10,
           WaitTimeSeconds: 1,
+          MessageAttributeNames: ['All'],
         }),
       )
       for (const message of Messages) {
         const { jobId } = JSON.parse(message.Body ?? '') as { jobId: string }
+        finisher.traces.push(message.MessageAttributes?.['traceparent']?.StringValue)
         finisher.rung.push(jobId)
         if (finisher.mode !== 'hold') await finisher.finish(jobId, finisher.mode)
         await client.send(

@@ -16,7 +16,7 @@ const FLAGS = ['--disable-warning=ExperimentalWarning', '--experimental-strip-ty
 /** A cluster is made, migrated, and a model opened, beside other test files. */
 const START_MS = 60_000
 /** What a developer may have set for himself must not reach a stack under test. */
-const OWN_NAMES = /^(DATABASE_URL|MODEL_DIR|KEY_PEPPER|(AWS|S3|SQS)_.*)$/
+const OWN_NAMES = /^(DATABASE_URL|MODEL_DIR|KEY_PEPPER|(AWS|S3|SQS|OTEL|METRICS)_.*)$/
 const run = promisify(execFile)
 
 export interface Started {

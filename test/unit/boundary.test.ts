@@ -30,6 +30,13 @@ const OWNERS: [name: RegExp, owners: RegExp][] = [
   [/^drizzle-orm/, /^(db|billing)\//],
   [/^postgres$/, /^db\//],
   [/^stripe$/, /^billing\/stripe\/client\.ts$/],
+  // What is looked at from outside must not find its way into the Worker, nor into the story of a job.
+  [/^@opentelemetry\/api$/, /^(edge\/node|gpu-worker)\/tracing\.ts$/],
+  [/^@opentelemetry\/(?!api$)/, /^(edge\/node|gpu-worker)\/telemetry\.ts$/],
+  [
+    /^prom-client$/,
+    /^(edge\/node\/(prometheus|service-gauges|metrics-server)|gpu-worker\/(metrics|metrics-server))\.ts$/,
+  ],
   [/^(aws-cdk-lib|constructs)(\/|$)/, /^infra\/cdk\//],
 ]
 
