@@ -1,20 +1,20 @@
 import { join } from 'node:path'
 import type { EngineError } from '../engine-error.ts'
-import { createDecoderBatch, createRow } from './decoder-batch.ts'
-import type { ChunkResult, DecoderBatch, DecoderRow } from './decoder-batch.ts'
+import type { ChunkResult, DecoderBatch } from './decoder-batch.ts'
+import { createRow } from './decoder-rows.ts'
+import type { DecoderRow } from './decoder-rows.ts'
+import { openDecoder } from './decoder-session.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { notFinite } from './outputs.ts'
 import { planPositions } from './positions.ts'
 import type { PlacedGrid } from './positions.ts'
 import { openPromptRenderer, planGrids } from './prompt.ts'
 import type { Grid, GridPlan, PromptRenderer } from './prompt.ts'
-import { openSession } from './session.ts'
 import { openTokenizer } from './tokenizer.ts'
 import type { TextTokenizer } from './tokenizer.ts'
 import { createUniforms } from './uniforms.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { AutoregressiveConfig } from '../model/config.ts'
-import { buildDecoder } from '../model/decoder.ts'
 import { createRotaryTable } from '../model/rope.ts'
 import { CheckpointError } from '../model/checkpoint-error.ts'
 
@@ -102,16 +102,16 @@ export async function openVisualTokenWriter(
   const tokenizer = await openTokenizer(checkpoint.dir)
   const renderer = await openPromptRenderer(checkpoint.dir)
   checkTokens(checkpoint, renderer, tokenizer)
-  const graph = buildDecoder({
+  const model = {
     config,
     tensors: await checkpoint.tensors('vision_language_encoder'),
     compute: options.compute,
     choice: 'nucleus',
     sampling: { ...generation, codebookSize: config.codebookSize },
     withLogits: false,
-  })
-  const session = await openSession(graph, options)
-  const batch = createDecoderBatch(session, config, rowCount)
+  } as const
+  const decoder = await openDecoder(model, options)
+  const batch = decoder.createBatch(rowCount)
   const writer: VisualTokenWriter = {
     plan({ prompt, width, height, seed, sources = [] }) {
       const grids = planWrittenGrids({ width, height, cellPixels: checkpoint.cellPixels }, sources)
@@ -132,7 +132,7 @@ export async function openVisualTokenWriter(
       }
       return toVisualTokens(layout)
     },
-    close: () => session.close(),
+    close: () => decoder.close(),
   }
   return writer
 }
@@ -143,9 +143,9 @@ async function advance(
   chunkTokens: number,
 ): Promise<ReadonlyMap<Layout, EngineError>> {
   const unread = layouts.find(({ row }) => row.fed === 0)
-  if (unread) return note([unread], await batch.read(unread.row, 1))
-  const count = Math.min(chunkTokens, ...layouts.map((own) => own.total - own.written.length))
   const rows = layouts.map(({ row }) => row)
+  if (unread) return note([unread], await batch.read(unread.row, 1, rows))
+  const count = Math.min(chunkTokens, ...layouts.map((own) => own.total - own.written.length))
   return note(layouts, await batch.write(rows, count))
 }
 

@@ -1,0 +1,82 @@
+import type { AutoregressiveConfig } from '../model/config.ts'
+import type { Device, DeviceDtype } from '../onnxruntime/backend.ts'
+import type { ChunkResult, DecoderBatch } from './decoder-batch.ts'
+import { createRow, FILLER, joinFloats, noteRun, toFeeds, tokensOf } from './decoder-rows.ts'
+import type { DecoderRow } from './decoder-rows.ts'
+import { takeFloats } from './outputs.ts'
+import { createPlacedCache } from './placed-cache.ts'
+import type { BoundRun, Feeds, SessionOptions } from './session.ts'
+
+/**
+ * Follows several pictures through a decoder that writes its cache in place (`buildStepDecoder`). Each picture has its own
+ * rows of the cache from its prompt to its end, whoever comes and goes beside it; nothing is copied, but when a picture
+ * comes that needs more room than all before.
+ *
+ * @param options.rowCount as for `createDecoderBatch`
+ * @param options.outputs of the graph, without the cache
+ */
+export function createStepBatch(
+  device: Device,
+  config: AutoregressiveConfig,
+  options: SessionOptions & { rowCount: number; dtype: DeviceDtype; outputs: readonly string[] },
+): DecoderBatch {
+  const rows = new Array<DecoderRow | null>(options.rowCount).fill(null)
+  const cache = createPlacedCache(device, config, options)
+  const keepOnly = (staying: readonly DecoderRow[]) => {
+    for (const [place, row] of rows.entries()) {
+      if (row && !staying.includes(row)) rows[place] = null
+    }
+  }
+  const step = async (binding: BoundRun, own: readonly DecoderRow[]) => {
+    const results = await binding.run(toFeeds(config, own, 1), options.outputs)
+    noteRun(own, 1, results)
+    return results
+  }
+  return {
+    async read(row, count, staying) {
+      keepOnly(staying)
+      const place = rows.indexOf(null)
+      if (place < 0) throw new Error(`the batch has no room beside ${rows.length} rows`)
+      rows[place] = row
+      await cache.reserve(row.input.rotary.count)
+      const binding = cache.bindRow(place)
+      try {
+        return toChunk(await repeat(count, () => step(binding, [row])), [0])
+      } finally {
+        binding.release()
+      }
+    },
+    async write(going, count) {
+      keepOnly(going)
+      const places = going.map((row) => rows.indexOf(row))
+      if (places.includes(-1)) throw new Error('a row was written before its prompt was read')
+      const binding = cache.bindAll()
+      // Fillers begin anew with every step, in places where nobody's tokens are.
+      const all = () => rows.map((row) => row ?? createRow(FILLER))
+      return toChunk(await repeat(count, () => step(binding, all())), places)
+    },
+  }
+}
+
+async function repeat(count: number, run: () => Promise<Feeds>): Promise<Feeds[]> {
+  const results: Feeds[] = []
+  for (let index = 0; index < count; index += 1) results.push(await run())
+  return results
+}
+
+/** @param places of the rows in question in each result */
+function toChunk(results: readonly Feeds[], places: readonly number[]): ChunkResult {
+  const rows = places.map((place) => ({
+    tokens: results.map((result) => tokensOf(result)[place] ?? 0n),
+    isFinite: results.every(({ mass }) => !mass || Number.isFinite(Number(mass.data[place]))),
+  }))
+  const [first, ...others] = results.flatMap(({ logits }) => logits ?? [])
+  if (!first) return { rows, promptLogits: null, stepLogits: null }
+  const data = joinFloats(others.map((logits) => takeFloats({ logits }, 'logits')))
+  const [batch = 0, , vocabulary = 0] = first.shape
+  return {
+    rows,
+    promptLogits: first,
+    stepLogits: { data, shape: [others.length, batch, vocabulary] },
+  }
+}
