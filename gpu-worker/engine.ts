@@ -60,6 +60,7 @@ export async function startEngine(
     modelDir,
     threads,
     provider,
+    backend,
     slots = 1,
     stepCache,
     signal,
@@ -72,6 +73,7 @@ export async function startEngine(
     slots,
     ...(threads === undefined ? {} : { threads }),
     ...(provider === undefined ? {} : { provider }),
+    ...(backend === undefined ? {} : { backend }),
     ...(stepCache === undefined ? {} : { stepCache }),
   }
   if (provider === 'cuda') {

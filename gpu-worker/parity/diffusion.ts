@@ -124,7 +124,7 @@ async function runDenoiser(
     })
     const patches = toPatches(await tensors.floats('latents'), layout)
     const [start = NaN] = await tensors.floats('timestep')
-    const single = await denoiser.evaluate(patches, start, conditions, true)
+    const single = await denoiser.evaluate(patches, start, conditions, { guided: true })
     await stepThrough(checkpoint, denoiser, { parityCase, conditions, patches })
     return { single, patches }
   } finally {
@@ -142,7 +142,8 @@ export async function stepThrough(
   const guidanceScale = required(parityCase, 'guidance_scale')
   const { timesteps, sigmas } = scheduleOf(checkpoint, parityCase)
   for (const [step, timestep] of timesteps.entries()) {
-    const velocity = await denoiser.evaluate(patches, timestep - 1, conditions, guidanceScale > 1)
+    const guided = guidanceScale > 1
+    const velocity = await denoiser.evaluate(patches, timestep - 1, conditions, { guided })
     if (velocity.unconditional) {
       applyGuidance(velocity.conditional, velocity.unconditional, guidanceScale)
     }

@@ -5,7 +5,7 @@ import { buildDenoiser } from '../model/transformer.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { takeFloats, takeTensor } from './outputs.ts'
 import { openSession } from './session.ts'
-import type { Feeds, HostTensor, Session } from './session.ts'
+import type { BoundRun, Feeds, HostTensor, RunHooks, Session } from './session.ts'
 import { emptyCache, keptNames, toCache } from './source-cache.ts'
 import type { SourceCache } from './source-cache.ts'
 
@@ -38,17 +38,11 @@ export interface Source {
 
 /** What a picture's steps share; made by `prepare`. */
 export interface DenoiseConditions {
-  conditional: Branch
-  unconditional: Branch
+  conditional: BoundRun
+  unconditional: BoundRun
   sizeEmbedding: HostTensor
-}
-
-interface Branch {
-  text: HostTensor
-  prior: HostTensor
-  cos: HostTensor
-  sin: HostTensor
-  sources: SourceCache
+  /** Lets go of it; closing the denoiser does it too. */
+  release(): void
 }
 
 export interface Velocities {
@@ -69,14 +63,15 @@ export interface Denoiser {
    *
    * @param patches float32 [tokens, channels * patch^2]; see `toPatches`
    * @param time the unshifted timestep minus one, or what `modulate` gave for it
-   * @param guided false skips the unconditional branch
+   * @param options.guided false skips the unconditional branch
+   * @param options.signal ends the step in the middle where the backend can
    * @returns velocities in the same layout as `patches`
    */
   evaluate(
     patches: Float32Array,
     time: number | HostTensor,
     conditions: DenoiseConditions,
-    guided: boolean,
+    options: { guided: boolean } & RunHooks,
   ): Promise<Velocities>
   close(): Promise<void>
 }
@@ -101,7 +96,8 @@ export async function openDenoiser(
     prepare: (inputs) => prepare(graphs, checkpoint, inputs),
     modulate: (timestep, { sizeEmbedding }) =>
       modulate(graphs, config, { timestep, sizeEmbedding }),
-    async evaluate(patches, time, { conditional, unconditional, sizeEmbedding }, guided) {
+    async evaluate(patches, time, conditions, { guided, signal }) {
+      const { conditional, unconditional, sizeEmbedding } = conditions
       const modulation =
         typeof time === 'number'
           ? await modulate(graphs, config, { timestep: time, sizeEmbedding })
@@ -109,12 +105,9 @@ export async function openDenoiser(
       const shared = {
         patches: toInput(patches, config),
         modulation,
-        kept: toCount(0),
       }
-      const run = async ({ sources, ...branch }: Branch) => {
-        const feeds = { ...branch, ...shared, ...sources }
-        return takeFloats(await denoiser.run(feeds, ['velocity']), 'velocity')
-      }
+      const run = async (branch: BoundRun) =>
+        takeFloats(await branch.run(shared, ['velocity'], { signal }), 'velocity')
       return {
         conditional: await run(conditional),
         unconditional: guided ? await run(unconditional) : null,
@@ -158,7 +151,7 @@ async function readSource(
 }
 
 async function prepare(
-  { conditions }: Graphs,
+  { conditions, denoiser }: Graphs,
   { transformer: config, patchPixels }: Checkpoint,
   inputs: DenoiseInputs,
 ): Promise<DenoiseConditions> {
@@ -167,15 +160,22 @@ async function prepare(
   const texts = [takeTensor(results, 'text'), takeTensor(results, 'text_null')]
   const longest = Math.max(...texts.map(({ shape }) => shape[0] ?? 0))
   const rotary = toRotaryTables(config.headDim, { ...grid, textLength: longest })
-  const branch = (textName: string, priorName: string, sources: SourceCache): Branch => {
+  const branch = (textName: string, priorName: string, sources: SourceCache): BoundRun => {
     const text = takeTensor(results, textName)
     const own = dropRows(rotary, longest - (text.shape[0] ?? 0))
-    return { text, prior: takeTensor(results, priorName), sources, ...own }
+    const prior = takeTensor(results, priorName)
+    return denoiser.bind({ text, prior, kept: toCount(0), ...own, ...sources })
   }
   const nothing = emptyCache(config)
+  const conditional = branch('text', 'prior', inputs.sources ?? nothing)
+  const unconditional = branch('text_null', 'prior_null', nothing)
   return {
-    conditional: branch('text', 'prior', inputs.sources ?? nothing),
-    unconditional: branch('text_null', 'prior_null', nothing),
+    conditional,
+    unconditional,
+    release() {
+      conditional.release()
+      unconditional.release()
+    },
     sizeEmbedding: takeTensor(results, 'size_embedding'),
   }
 }

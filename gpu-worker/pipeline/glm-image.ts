@@ -12,7 +12,7 @@ import type { PainterStage } from './painter-stage.ts'
 import { planRequest } from './plan-request.ts'
 import type { PlannedRequest } from './plan-request.ts'
 import { requireProvider } from './session.ts'
-import type { Provider } from './session.ts'
+import type { Backend, Provider } from './session.ts'
 import { roundMs } from './stage.ts'
 import { countCells, fitTokens, planWrittenGrids } from './visual-tokens.ts'
 import { openWriterStage } from './writer-stage.ts'
@@ -34,6 +34,7 @@ export interface Pipeline {
 export interface PipelineOptions {
   threads?: number
   provider?: Provider
+  backend?: Backend
   /** Pictures whose layout is written at once; see `openWriterStage`. */
   batch?: number
   /** Leaves steps out, which changes pictures; see `createStepCache`. */
@@ -71,7 +72,7 @@ export async function openPipeline(
 ): Promise<Pipeline> {
   const { onLoading = () => {}, ...stageOptions } = options
   const isCard = options.provider === 'cuda'
-  await requireProvider(options.provider ?? 'cpu')
+  await requireProvider(options)
   const checkpoint = await openCheckpoint(modelDir)
   await (isCard ? requireCardMemory(checkpoint) : requireMemory(checkpoint))
   await warmFiles(checkpoint, (done, total) => onLoading({ part: 'read', done, total }))
@@ -121,11 +122,12 @@ export const openHalf = {
 }
 
 /** The processor has no bfloat16 kernels for most operators; the card has, and float32 would double its memory. */
-function toStageOptions({ threads, provider }: PipelineOptions): StageOptions {
+function toStageOptions({ threads, provider, backend }: PipelineOptions): StageOptions {
   return {
     compute: provider === 'cuda' ? 'bfloat16' : 'float32',
     ...(threads !== undefined && { threads }),
     ...(provider !== undefined && { provider }),
+    ...(backend !== undefined && { backend }),
   }
 }
 

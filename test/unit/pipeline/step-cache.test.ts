@@ -57,7 +57,9 @@ async function measure(name: string, thresholds: readonly number[]) {
       let velocity = cache.reuse(modulation.data as Float32Array, step === timesteps.length - 1)
       if (!velocity) {
         computed += 1
-        const made = await denoiser.evaluate(patches, modulation, conditions, guidance > 1)
+        const made = await denoiser.evaluate(patches, modulation, conditions, {
+          guided: guidance > 1,
+        })
         if (made.unconditional) applyGuidance(made.conditional, made.unconditional, guidance)
         velocity = cache.keep(made.conditional)
       }
