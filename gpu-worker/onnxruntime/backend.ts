@@ -75,9 +75,10 @@ export interface DeviceTensor {
   release(): void
 }
 
-/** The input, the output or both that a tensor is bound to. */
-export interface StateTensor {
-  readonly input?: string
-  readonly output?: string
-  readonly tensor: DeviceTensor
-}
+/**
+ * The input, the output or both that a tensor is bound to for good. An output may be a tensor of the caller, which each run
+ * writes over.
+ */
+export type StateTensor =
+  | { readonly input?: string; readonly output?: string; readonly tensor: DeviceTensor }
+  | { readonly output: string; readonly host: HostTensor }

@@ -1,6 +1,7 @@
 import { EngineError } from '../engine-error.ts'
-import type { BoundRun, DeviceTensor, Feeds, RunHooks, StateTensor } from './backend.ts'
+import type { BoundRun, DeviceTensor, Feeds, HostTensor, RunHooks, StateTensor } from './backend.ts'
 import { createOwner } from './c-handles.ts'
+import type { Owner } from './c-handles.ts'
 import { lendTensor, readTensor } from './c-tensors.ts'
 import type { DevicePlace, TensorMaker, Value } from './c-tensors.ts'
 
@@ -13,55 +14,94 @@ export interface SessionPlace extends TensorMaker {
 /**
  * Binds inputs to a session. On a card what is bound is copied there now; on a processor it is read in place by every run.
  *
- * Runs of one binding follow one another in the order of the calls.
+ * Runs of one binding follow one another in the order of the calls; letting go of it waits for the running one.
  */
 export function bindInputs(
   place: SessionPlace,
   shared: Feeds,
   state: readonly StateTensor[] = [],
 ): BoundRun {
-  const { library, session } = place
-  const owner = createOwner(library)
-  const own = { ...place, owner }
-  const bound = new Map<string, Value>()
-  const binding = owner.own('ReleaseIoBinding', library.make('CreateIoBinding', session)).pointer
-  const outputs = state.flatMap(({ output, tensor }) =>
-    output === undefined ? [] : [{ name: output, value: valueOf(tensor) }],
-  )
-  const lend = (feeds: Feeds) => {
-    for (const [name, tensor] of Object.entries(feeds)) {
-      const value = lendTensor(own, tensor)
-      library.call('BindInput', binding, name, value.handle.pointer)
-      bound.get(name)?.handle.release()
-      bound.set(name, value)
-    }
-  }
-  const run = async (feeds: Feeds, names: readonly string[], { signal }: RunHooks) => {
-    lend(feeds)
-    // A list of results would be written over by the next run, of whatever shape.
-    library.release('ClearBoundOutputs', binding)
-    for (const name of names) library.call('BindOutputToDevice', binding, name, place.hostMemory)
-    for (const { name, value } of outputs) library.call('BindOutput', binding, name, value)
-    await runBinding(place, binding, signal)
-    return readOutputs(place, binding, names)
-  }
+  const owner = createOwner(place.library)
+  const binding = createBinding(place, owner)
   try {
-    lend(shared)
-    for (const { input, tensor } of state) {
-      if (input !== undefined) library.call('BindInput', binding, input, valueOf(tensor))
-    }
+    binding.lend(shared)
+    binding.bindState(state)
   } catch (error) {
     owner.releaseAll()
     throw error
   }
+  const run = async (feeds: Feeds, names: readonly string[], hooks: RunHooks) => {
+    if (isReleased) throw new Error('the binding is released')
+    binding.lend(feeds)
+    if (names.length > 0) binding.bindResults(names)
+    isRunning = true
+    try {
+      await runBinding(place, binding.pointer, hooks.signal)
+    } finally {
+      isRunning = false
+      if (isReleased) owner.releaseAll()
+    }
+    return names.length > 0 ? readResults(place, binding.pointer, names) : {}
+  }
   let last: Promise<unknown> = Promise.resolve()
+  let isRunning = false
+  let isReleased = false
   return {
     run(feeds, names, hooks = {}) {
       const result = last.then(() => run(feeds, names, hooks))
       last = result.catch(() => {})
       return result
     },
-    release: () => owner.releaseAll(),
+    release() {
+      isReleased = true
+      if (!isRunning) owner.releaseAll()
+    },
+  }
+}
+
+function createBinding(place: SessionPlace, owner: Owner) {
+  const { library, session, hostMemory } = place
+  const { pointer } = owner.own('ReleaseIoBinding', library.make('CreateIoBinding', session))
+  const maker = { ...place, owner }
+  /** What is bound, by its name: the memory must stay as long as the binding or what takes its place. */
+  const lent = new Map<string, Value>()
+  const outputs: { name: string; value: bigint }[] = []
+  const keep = (name: string, tensor: HostTensor): bigint => {
+    const value = lendTensor(maker, tensor)
+    lent.set(name, value)
+    return value.handle.pointer
+  }
+  const bindOutputs = () => {
+    for (const { name, value } of outputs) library.call('BindOutput', pointer, name, value)
+  }
+  return {
+    pointer,
+    lend(feeds: Feeds) {
+      for (const [name, tensor] of Object.entries(feeds)) {
+        const before = lent.get(name)
+        library.call('BindInput', pointer, name, keep(name, tensor))
+        before?.handle.release()
+      }
+    },
+    bindState(state: readonly StateTensor[]) {
+      for (const item of state) {
+        if ('host' in item) {
+          outputs.push({ name: item.output, value: keep(item.output, item.host) })
+          continue
+        }
+        const value = valueOf(item.tensor)
+        if (item.input !== undefined) library.call('BindInput', pointer, item.input, value)
+        if (item.output !== undefined) outputs.push({ name: item.output, value })
+      }
+      bindOutputs()
+    },
+    /** Results of whatever shape. They come first in the list of outputs. */
+    bindResults(names: readonly string[]) {
+      // What an output is bound to would be written over by the next run, which may give another shape.
+      library.release('ClearBoundOutputs', pointer)
+      for (const name of names) library.call('BindOutputToDevice', pointer, name, hostMemory)
+      bindOutputs()
+    },
   }
 }
 
@@ -97,7 +137,7 @@ function canceled(signal: AbortSignal): EngineError {
 }
 
 /** The results in the order of their binding, which is that of the names. */
-function readOutputs(
+function readResults(
   { library, allocator }: SessionPlace,
   binding: bigint,
   names: readonly string[],

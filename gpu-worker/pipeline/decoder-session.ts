@@ -37,14 +37,11 @@ export async function openDecoder(
   const session = await openSession(buildStepDecoder(model), options)
   const { device } = session
   if (!device) throw new Error('the backend keeps no tensors')
-  const outputs = [
-    'tokens',
-    ...(model.choice === 'nucleus' ? ['mass'] : []),
-    ...(model.withLogits ? ['logits'] : []),
-  ]
+  const { withLogits } = model
+  const withMass = model.choice === 'nucleus'
   return {
     createBatch: (rowCount) =>
-      createStepBatch(device, config, { ...options, rowCount, dtype, outputs }),
+      createStepBatch(device, config, { ...options, rowCount, dtype, withMass, withLogits }),
     close: () => session.close(),
   }
 }

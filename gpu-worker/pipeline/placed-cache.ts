@@ -1,18 +1,18 @@
 import type { AutoregressiveConfig } from '../model/config.ts'
 import { createGraph } from '../onnx/graph.ts'
-import type { Device, DeviceDtype, DeviceTensor, StateTensor } from '../onnxruntime/backend.ts'
+import type { Device, DeviceDtype, DeviceTensor } from '../onnxruntime/backend.ts'
 import { cacheNames } from './decoder-cache.ts'
 import { openSession } from './session.ts'
-import type { BoundRun, SessionOptions } from './session.ts'
+import type { BoundRun, Feeds, SessionOptions } from './session.ts'
 
 /** Keys and values of some places for pictures, in memory that the decoder reads and writes. */
 export interface PlacedCache {
   /** Makes room for so many tokens in every place; what lies there stays. */
   reserve(tokens: number): Promise<void>
-  /** Runs over one place. The caller releases it. */
-  bindRow(place: number): BoundRun
-  /** Runs over all places. */
-  bindAll(): BoundRun
+  /** Runs over one place, which leave these results in tensors of the caller. The caller releases it. */
+  bindRow(place: number, results: Feeds): BoundRun
+  /** Runs over all places, in the same way; good until more room is made. */
+  bindAll(results: Feeds): BoundRun
 }
 
 /** Capacities are multiples of this, so that few pictures make a batch grow. */
@@ -30,15 +30,15 @@ export function createPlacedCache(
   let all: BoundRun | null = null
   const allocate = (tokens: number) =>
     device.allocate(dtype, [rowCount, config.keyValueHeadCount, tokens, config.headDim])
-  const bind = (tensorsOf: (tensor: DeviceTensor) => DeviceTensor) =>
-    device.bind(
-      {},
-      names.map((name, index): StateTensor => {
-        const tensor = tensors[index]
-        if (!tensor) throw new Error('the cache has no room')
-        return { ...name, tensor: tensorsOf(tensor) }
-      }),
-    )
+  const bind = (results: Feeds, partOf: (tensor: DeviceTensor) => DeviceTensor) => {
+    const hosts = Object.entries(results).map(([output, host]) => ({ output, host }))
+    const caches = names.map((name, index) => {
+      const tensor = tensors[index]
+      if (!tensor) throw new Error('the cache has no room')
+      return { ...name, tensor: partOf(tensor) }
+    })
+    return device.bind({}, [...hosts, ...caches])
+  }
   return {
     async reserve(tokens) {
       if (tokens <= capacity) return
@@ -51,9 +51,9 @@ export function createPlacedCache(
       tensors = larger
       capacity = next
     },
-    bindRow(place) {
+    bindRow(place, results) {
       const parts: DeviceTensor[] = []
-      const binding = bind((tensor) => {
+      const binding = bind(results, (tensor) => {
         const part = tensor.part(place, 1)
         parts.push(part)
         return part
@@ -66,7 +66,7 @@ export function createPlacedCache(
         },
       }
     },
-    bindAll: () => (all ??= bind((tensor) => tensor)),
+    bindAll: (results) => (all ??= bind(results, (tensor) => tensor)),
   }
 }
 

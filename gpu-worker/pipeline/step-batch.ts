@@ -13,35 +13,38 @@ import type { BoundRun, Feeds, SessionOptions } from './session.ts'
  * comes that needs more room than all before.
  *
  * @param options.rowCount as for `createDecoderBatch`
- * @param options.outputs of the graph, without the cache
  */
 export function createStepBatch(
   device: Device,
   config: AutoregressiveConfig,
-  options: SessionOptions & { rowCount: number; dtype: DeviceDtype; outputs: readonly string[] },
+  options: SessionOptions & Form & { rowCount: number; dtype: DeviceDtype },
 ): DecoderBatch {
-  const rows = new Array<DecoderRow | null>(options.rowCount).fill(null)
+  const { rowCount } = options
+  const rows = new Array<DecoderRow | null>(rowCount).fill(null)
   const cache = createPlacedCache(device, config, options)
+  const results = createResults(rowCount, options)
+  const names = options.withLogits ? ['logits'] : []
   const keepOnly = (staying: readonly DecoderRow[]) => {
     for (const [place, row] of rows.entries()) {
       if (row && !staying.includes(row)) rows[place] = null
     }
   }
-  const step = async (binding: BoundRun, own: readonly DecoderRow[]) => {
-    const results = await binding.run(toFeeds(config, own, 1), options.outputs)
-    noteRun(own, 1, results)
-    return results
+  const step = async (binding: BoundRun, own: readonly DecoderRow[], into: Feeds) => {
+    const made = { ...(await binding.run(toFeeds(config, own, 1), names)), ...copyOf(into) }
+    noteRun(own, 1, made)
+    return made
   }
   return {
     async read(row, count, staying) {
       keepOnly(staying)
       const place = rows.indexOf(null)
-      if (place < 0) throw new Error(`the batch has no room beside ${rows.length} rows`)
+      if (place < 0) throw new Error(`the batch has no room beside ${rowCount} rows`)
       rows[place] = row
       await cache.reserve(row.input.rotary.count)
-      const binding = cache.bindRow(place)
+      const into = createResults(1, options)
+      const binding = cache.bindRow(place, into)
       try {
-        return toChunk(await repeat(count, () => step(binding, [row])), [0])
+        return toChunk(await repeat(count, () => step(binding, [row], into)), [0])
       } finally {
         binding.release()
       }
@@ -50,12 +53,34 @@ export function createStepBatch(
       keepOnly(going)
       const places = going.map((row) => rows.indexOf(row))
       if (places.includes(-1)) throw new Error('a row was written before its prompt was read')
-      const binding = cache.bindAll()
+      const binding = cache.bindAll(results)
       // Fillers begin anew with every step, in places where nobody's tokens are.
       const all = () => rows.map((row) => row ?? createRow(FILLER))
-      return toChunk(await repeat(count, () => step(binding, all())), places)
+      return toChunk(await repeat(count, () => step(binding, all(), results)), places)
     },
   }
+}
+
+/** What the graph was built to give. */
+interface Form {
+  /** The probability of the tokens that each was drawn from. */
+  withMass: boolean
+  withLogits: boolean
+}
+
+/** Where every step leaves its results; the next one writes over them. */
+function createResults(rowCount: number, { withMass }: Form): Feeds {
+  const shape = [1, rowCount]
+  return {
+    tokens: { data: new BigInt64Array(rowCount), shape },
+    ...(withMass && { mass: { data: new Float32Array(rowCount), shape } }),
+  }
+}
+
+function copyOf(results: Feeds): Feeds {
+  return Object.fromEntries(
+    Object.entries(results).map(([name, { data, shape }]) => [name, { data: data.slice(), shape }]),
+  )
 }
 
 async function repeat(count: number, run: () => Promise<Feeds>): Promise<Feeds[]> {
