@@ -13,6 +13,11 @@ export interface CLibrary {
   readonly version: string
   /** Where the library lies, and its providers beside it. */
   readonly folder: string
+  /**
+   * What sessions are made in. It stays: with the last one the runtime ends parts of itself that it needs for the next, in
+   * whichever thread that would be.
+   */
+  readonly environment: bigint
   /** Calls a function whose only result is whether it failed. */
   call(name: Operation, ...args: Argument[]): void
   /** The same on another thread: the event loop goes on. */
@@ -78,7 +83,6 @@ const OPERATIONS = {
 } as const
 
 const RELEASES = {
-  ReleaseEnv: 92,
   ReleaseStatus: 93,
   ReleaseMemoryInfo: 94,
   ReleaseSession: 95,
@@ -93,6 +97,9 @@ const RELEASES = {
 } as const
 
 const GET_ERROR_MESSAGE = 2
+
+/** `OrtLoggingLevel`. Warnings name graph internals that no operator can act on. */
+export const LOG_ERRORS = 3
 
 type Operation = keyof typeof OPERATIONS
 export type Release = keyof typeof RELEASES
@@ -200,16 +207,18 @@ function createLibrary(parts: {
       })
     })
   const addressOf = (buffer: ArrayBufferLike) => koffi.address(buffer)
+  const make: CLibrary['make'] = (name, ...args) => {
+    const place = new BigUint64Array(new ArrayBuffer(8))
+    check(name, operations[name](...args, addressOf(place.buffer)))
+    return place[0] ?? 0n
+  }
   return {
     version,
     folder,
+    environment: make('CreateEnv', LOG_ERRORS, 'glyphpress'),
     call: (name, ...args) => check(name, operations[name](...args)),
     callElsewhere,
-    make(name, ...args) {
-      const place = new BigUint64Array(new ArrayBuffer(8))
-      check(name, operations[name](...args, addressOf(place.buffer)))
-      return place[0] ?? 0n
-    },
+    make,
     async makeElsewhere(name, ...args) {
       const place = new BigUint64Array(new ArrayBuffer(8))
       await callElsewhere(name, ...args, addressOf(place.buffer))

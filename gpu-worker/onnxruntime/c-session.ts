@@ -3,13 +3,12 @@ import { bindInputs } from './c-binding.ts'
 import type { SessionPlace } from './c-binding.ts'
 import { createOwner } from './c-handles.ts'
 import type { Owner } from './c-handles.ts'
-import { hasProviderFile, loadCLibrary } from './c-library.ts'
+import { hasProviderFile, loadCLibrary, LOG_ERRORS } from './c-library.ts'
 import type { CLibrary } from './c-library.ts'
 import { allocateTensor } from './c-tensors.ts'
 import { configEntries } from './session-config.ts'
 
 /** Numbers of the interface's enumerations. */
-const LOG_ERRORS = 3
 const SEQUENTIAL = 0
 const OPTIMIZE_ALL = 99
 const DEVICE_ALLOCATOR = 0
@@ -43,7 +42,6 @@ async function openPlace(
   owner: Owner,
   { bytes, options }: { bytes: Uint8Array; options: SessionOptions },
 ): Promise<SessionPlace> {
-  const environment = owner.own('ReleaseEnv', library.make('CreateEnv', LOG_ERRORS, 'glyphpress'))
   const settings = owner.own('ReleaseSessionOptions', library.make('CreateSessionOptions'))
   applySettings(library, settings.pointer, options)
   if (options.provider === 'cuda') appendCard(library, settings.pointer)
@@ -51,7 +49,7 @@ async function openPlace(
   const model = bytes.slice()
   const session = await library.makeElsewhere(
     'CreateSessionFromArray',
-    environment.pointer,
+    library.environment,
     library.addressOf(model.buffer),
     model.byteLength,
     settings.pointer,
