@@ -14,7 +14,7 @@ export interface SessionPlace extends TensorMaker {
 /**
  * Binds inputs to a session. On a card what is bound is copied there now; on a processor it is read in place by every run.
  *
- * Runs of one binding follow one another in the order of the calls; letting go of it waits for the running one.
+ * Runs of one binding follow one another in the order of the calls; letting go of it waits for those that were called for.
  */
 export function bindInputs(
   place: SessionPlace,
@@ -31,30 +31,33 @@ export function bindInputs(
     throw error
   }
   const run = async (feeds: Feeds, names: readonly string[], hooks: RunHooks) => {
-    if (isReleased) throw new Error('the binding is released')
     binding.lend(feeds)
     if (names.length > 0) binding.bindResults(names)
-    isRunning = true
-    try {
-      await runBinding(place, binding.pointer, hooks.signal)
-    } finally {
-      isRunning = false
-      if (isReleased) owner.releaseAll()
-    }
+    await runBinding(place, binding.pointer, hooks.signal)
     return names.length > 0 ? readResults(place, binding.pointer, names) : {}
   }
   let last: Promise<unknown> = Promise.resolve()
-  let isRunning = false
+  let unfinished = 0
   let isReleased = false
+  const releaseIfIdle = () => {
+    if (isReleased && unfinished === 0) owner.releaseAll()
+  }
   return {
-    run(feeds, names, hooks = {}) {
+    async run(feeds, names, hooks = {}) {
+      if (isReleased) throw new Error('the binding is released')
+      unfinished += 1
       const result = last.then(() => run(feeds, names, hooks))
       last = result.catch(() => {})
-      return result
+      try {
+        return await result
+      } finally {
+        unfinished -= 1
+        releaseIfIdle()
+      }
     },
     release() {
       isReleased = true
-      if (!isRunning) owner.releaseAll()
+      releaseIfIdle()
     },
   }
 }
@@ -142,15 +145,9 @@ function readResults(
   binding: bigint,
   names: readonly string[],
 ): Feeds {
-  const count = new BigUint64Array(new ArrayBuffer(8))
-  const list = new BigUint64Array(new ArrayBuffer(8))
-  library.call(
-    'GetBoundOutputValues',
-    binding,
-    allocator,
-    library.addressOf(list.buffer),
-    library.addressOf(count.buffer),
-  )
+  const count = new BigUint64Array(1)
+  const list = new BigUint64Array(1)
+  library.call('GetBoundOutputValues', binding, allocator, list, count)
   const [address = 0n] = list
   const values = [...new BigUint64Array(library.view(address, 8 * Number(count[0] ?? 0n)))]
   library.call('AllocatorFree', allocator, address)

@@ -6,10 +6,13 @@ import { EngineError } from '../engine-error.ts'
 /** An address in native memory; null is no address. */
 export type Pointer = bigint | null
 
-type Argument = Pointer | number | string
+/** An array stands for the address of its first element; a call that runs elsewhere takes none. */
+type Argument = Pointer | number | string | BigUint64Array | BigInt64Array
 
 /** What the C interface is called by here. Errors are those of the runtime, with its message. */
 export interface CLibrary {
+  /** The library is unloaded when this is collected. */
+  readonly handle: unknown
   readonly version: string
   /** Where the library lies, and its providers beside it. */
   readonly folder: string
@@ -30,7 +33,7 @@ export interface CLibrary {
   view(pointer: bigint, byteLength: number): ArrayBuffer
   /** A text that ends with a zero. */
   readText(pointer: bigint): string
-  /** Where the bytes of a buffer begin. The caller keeps the buffer as long as the address is used. */
+  /** Where the bytes of a buffer begin. Whoever asks keeps the buffer as long as the address is used. */
   addressOf(buffer: ArrayBufferLike): bigint
 }
 
@@ -98,8 +101,8 @@ const RELEASES = {
 
 const GET_ERROR_MESSAGE = 2
 
-/** `OrtLoggingLevel`. Warnings name graph internals that no operator can act on. */
-export const LOG_ERRORS = 3
+/** `OrtLoggingLevel`: only what ends the process. Errors come as statuses, and one that is wanted, a cancel, is among them. */
+export const LOG_FATAL = 4
 
 type Operation = keyof typeof OPERATIONS
 export type Release = keyof typeof RELEASES
@@ -130,7 +133,8 @@ async function load(): Promise<CLibrary> {
   })
   // The first call fixes the sizes; a library that was loaded before is no reason to fail.
   koffi.config({ async_stack_size: STACK_BYTES, sync_stack_size: STACK_BYTES })
-  const base: bigint = koffi.load(path).func('OrtGetApiBase', POINTER, [])()
+  const handle = koffi.load(path)
+  const base: bigint = handle.func('OrtGetApiBase', POINTER, [])()
   const at = (table: bigint, place: number, result: string, args: readonly string[]) =>
     koffi.decode(
       koffi.decode(table, place * 8, POINTER),
@@ -142,6 +146,7 @@ async function load(): Promise<CLibrary> {
   if (typeof api !== 'bigint') throw unavailable(`it has no interface of version ${API_VERSION}`)
   return createLibrary({
     koffi,
+    handle,
     at: (...place) => at(api, ...place),
     version,
     folder: dirname(path),
@@ -154,6 +159,7 @@ type NativeFunction = {
 }
 
 type Koffi = typeof import('koffi')
+type LibraryHandle = ReturnType<Koffi['load']>
 
 async function find(): Promise<{ koffi: Koffi; path: string; expected: string }> {
   const koffi = await import('koffi')
@@ -180,6 +186,7 @@ function unavailable(reason: string, cause?: unknown): EngineError {
 
 function createLibrary(parts: {
   koffi: Koffi
+  handle: LibraryHandle
   at: (place: number, result: string, args: readonly string[]) => NativeFunction
   version: string
   folder: string
@@ -208,14 +215,15 @@ function createLibrary(parts: {
     })
   const addressOf = (buffer: ArrayBufferLike) => koffi.address(buffer)
   const make: CLibrary['make'] = (name, ...args) => {
-    const place = new BigUint64Array(new ArrayBuffer(8))
-    check(name, operations[name](...args, addressOf(place.buffer)))
+    const place = new BigUint64Array(1)
+    check(name, operations[name](...args, place))
     return place[0] ?? 0n
   }
   return {
+    handle: parts.handle,
     version,
     folder,
-    environment: make('CreateEnv', LOG_ERRORS, 'glyphpress'),
+    environment: make('CreateEnv', LOG_FATAL, 'glyphpress'),
     call: (name, ...args) => check(name, operations[name](...args)),
     callElsewhere,
     make,

@@ -3,10 +3,13 @@ import { bindInputs } from './c-binding.ts'
 import type { SessionPlace } from './c-binding.ts'
 import { createOwner } from './c-handles.ts'
 import type { Owner } from './c-handles.ts'
-import { hasProviderFile, loadCLibrary, LOG_ERRORS } from './c-library.ts'
+import { hasProviderFile, loadCLibrary, LOG_FATAL } from './c-library.ts'
 import type { CLibrary } from './c-library.ts'
 import { allocateTensor } from './c-tensors.ts'
 import { configEntries } from './session-config.ts'
+
+/** What native code reads by its address just now, and nobody else may hold. */
+const inUse = new Set<unknown>()
 
 /** Numbers of the interface's enumerations. */
 const SEQUENTIAL = 0
@@ -45,15 +48,7 @@ async function openPlace(
   const settings = owner.own('ReleaseSessionOptions', library.make('CreateSessionOptions'))
   applySettings(library, settings.pointer, options)
   if (options.provider === 'cuda') appendCard(library, settings.pointer)
-  // A copy of its own: whoever made the bytes may go on with them.
-  const model = bytes.slice()
-  const session = await library.makeElsewhere(
-    'CreateSessionFromArray',
-    library.environment,
-    library.addressOf(model.buffer),
-    model.byteLength,
-    settings.pointer,
-  )
+  const session = await createFrom(library, bytes, settings.pointer)
   owner.own('ReleaseSession', session)
   settings.release()
   const memoryOf = (pointer: bigint) => owner.own('ReleaseMemoryInfo', pointer).pointer
@@ -69,6 +64,23 @@ async function openPlace(
   return { ...shared, card }
 }
 
+async function createFrom(library: CLibrary, bytes: Uint8Array, settings: bigint): Promise<bigint> {
+  // A copy of its own: whoever made the bytes may go on with them.
+  const model = bytes.slice()
+  inUse.add(model)
+  try {
+    return await library.makeElsewhere(
+      'CreateSessionFromArray',
+      library.environment,
+      library.addressOf(model.buffer),
+      model.byteLength,
+      settings,
+    )
+  } finally {
+    inUse.delete(model)
+  }
+}
+
 function applySettings(library: CLibrary, settings: bigint, options: SessionOptions): void {
   if (options.threads !== undefined) {
     library.call('SetIntraOpNumThreads', settings, options.threads)
@@ -76,7 +88,7 @@ function applySettings(library: CLibrary, settings: bigint, options: SessionOpti
   library.call('SetInterOpNumThreads', settings, 1)
   library.call('SetSessionExecutionMode', settings, SEQUENTIAL)
   library.call('SetSessionGraphOptimizationLevel', settings, OPTIMIZE_ALL)
-  library.call('SetSessionLogSeverityLevel', settings, LOG_ERRORS)
+  library.call('SetSessionLogSeverityLevel', settings, LOG_FATAL)
   for (const [key, value] of Object.entries(configEntries(options))) {
     library.call('AddSessionConfigEntry', settings, key, value)
   }
@@ -88,25 +100,29 @@ function appendCard(library: CLibrary, settings: bigint): void {
     throw new Error(`${library.folder} has no ${CARD_LIBRARY}`)
   }
   const owner = createOwner(library)
+  const keys = toTexts(library, Object.keys(CARD_OPTIONS))
+  const values = toTexts(library, Object.values(CARD_OPTIONS))
   try {
     const made = library.make('CreateCUDAProviderOptions')
     const card = owner.own('ReleaseCUDAProviderOptions', made).pointer
-    const keys = toTexts(library, Object.keys(CARD_OPTIONS))
-    const values = toTexts(library, Object.values(CARD_OPTIONS))
-    const count = Object.keys(CARD_OPTIONS).length
-    library.call('UpdateCUDAProviderOptions', card, keys.address, values.address, count)
+    inUse.add(keys).add(values)
+    library.call('UpdateCUDAProviderOptions', card, keys.list, values.list, keys.list.length)
     library.call('SessionOptionsAppendExecutionProvider_CUDA_V2', settings, card)
   } finally {
+    inUse.delete(keys)
+    inUse.delete(values)
     owner.releaseAll()
   }
 }
 
-/** A list of addresses of texts that end with a zero. The caller keeps it as long as the address is used. */
+/** A list of addresses of texts that end with a zero. */
 function toTexts(library: CLibrary, texts: readonly string[]) {
-  const parts = texts.map((text) => new Uint8Array(Buffer.from(`${text}\0`)))
-  const list = new BigUint64Array(new ArrayBuffer(8 * texts.length))
-  list.set(parts.map(({ buffer, byteOffset }) => library.addressOf(buffer) + BigInt(byteOffset)))
-  return { address: library.addressOf(list.buffer), parts, list }
+  const parts = texts.map((text) => new TextEncoder().encode(`${text}\0`))
+  const list = BigUint64Array.from(
+    parts,
+    ({ buffer, byteOffset }) => library.addressOf(buffer) + BigInt(byteOffset),
+  )
+  return { parts, list }
 }
 
 function listOutputs({ library, session, allocator }: SessionPlace): string[] {

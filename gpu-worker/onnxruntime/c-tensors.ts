@@ -48,9 +48,9 @@ export function readTensor(library: CLibrary, value: bigint): HostTensor {
   try {
     const type = Number(library.make('GetTensorElementType', info))
     const rank = Number(library.make('GetDimensionsCount', info))
-    const dims = new BigInt64Array(new ArrayBuffer(8 * Math.max(1, rank)))
-    library.call('GetDimensions', info, library.addressOf(dims.buffer), rank)
-    const shape = Array.from(dims.subarray(0, rank), Number)
+    const dims = new BigInt64Array(rank)
+    library.call('GetDimensions', info, dims, rank)
+    const shape = Array.from(dims, Number)
     const count = shape.reduce((product, size) => product * size, 1)
     return { data: copyElements(library, value, { type, count }), shape }
   } finally {
@@ -72,14 +72,8 @@ export function allocateTensor(
     return createDeviceTensor(maker, { dtype, shape, address, memory: buffer, whole: null })
   }
   const type = DEVICE_TYPES[dtype]
-  const dims = toDims(shape)
-  const made = library.make(
-    'CreateTensorAsOrtValue',
-    card.allocator,
-    library.addressOf(dims.buffer),
-    shape.length,
-    type,
-  )
+  const dims = BigInt64Array.from(shape, BigInt)
+  const made = library.make('CreateTensorAsOrtValue', card.allocator, dims, shape.length, type)
   const whole = owner.own('ReleaseValue', made)
   const address = library.make('GetTensorMutableData', made)
   return createDeviceTensor(maker, { dtype, shape, address, memory: whole, whole })
@@ -135,23 +129,17 @@ function createValue(
   place: { memory: bigint; address: bigint; byteLength: number },
   { shape, type }: { shape: readonly number[]; type: number },
 ): Handle {
-  const dims = toDims(shape)
+  const dims = BigInt64Array.from(shape, BigInt)
   const made = library.make(
     'CreateTensorWithDataAsOrtValue',
     place.memory,
     place.address,
     place.byteLength,
-    library.addressOf(dims.buffer),
+    dims,
     shape.length,
     type,
   )
   return owner.own('ReleaseValue', made)
-}
-
-function toDims(shape: readonly number[]): BigInt64Array {
-  const dims = new BigInt64Array(new ArrayBuffer(8 * Math.max(1, shape.length)))
-  dims.set(shape.map(BigInt))
-  return dims
 }
 
 function typeOf(data: HostTensor['data']): number {
