@@ -63,6 +63,7 @@ export async function startEngine(
     backend,
     slots = 1,
     stepCache,
+    arWeights,
     signal,
     onLoading,
     ...ownTimes
@@ -75,6 +76,7 @@ export async function startEngine(
     ...(provider === undefined ? {} : { provider }),
     ...(backend === undefined ? {} : { backend }),
     ...(stepCache === undefined ? {} : { stepCache }),
+    ...(arWeights === undefined ? {} : { arWeights }),
   }
   if (provider === 'cuda') {
     process.emitWarning('provider cuda is not proven: this code has only run on processors', {

@@ -37,6 +37,8 @@ export const workerSchema = z
     ENGINE_BACKEND: z.enum(['node', 'capi']).optional(),
     /** Jobs at once: their layouts are written together, and one is painted meanwhile. Absent: see `slotsOf`. */
     SLOTS: z.coerce.number().int().min(1).max(16).optional(),
+    /** int8: the writer takes 8-bit weights, which `npm run model:quantise` makes: faster and not the same picture. */
+    AR_WEIGHTS: z.enum(['stored', 'int8']).default('stored'),
     /** Above 0 steps that would change little are left out: faster and not the same picture. See `createStepCache`. */
     STEP_CACHE: z.coerce.number().min(0).max(10).default(0),
     /** 1: on an EC2 instance, whose metadata says when it is taken away. An address: of another such service. */

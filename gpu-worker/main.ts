@@ -53,6 +53,7 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
     stepCache: env.STEP_CACHE,
     onLoading: createLoadingLog(),
     ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
+    ...(env.AR_WEIGHTS === 'stored' ? {} : { arWeights: env.AR_WEIGHTS }),
     ...(env.ENGINE_BACKEND === undefined ? {} : { backend: env.ENGINE_BACKEND }),
   })
 }

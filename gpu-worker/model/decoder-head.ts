@@ -1,5 +1,6 @@
 import type { AutoregressiveConfig } from './config.ts'
 import { DECODER_PREFIX } from './decoder-layers.ts'
+import type { QuantisedWeights } from './quantised.ts'
 import type { TensorIndex } from './safetensors.ts'
 import { pickLikeliest, sampleNucleus } from './token-sampling.ts'
 import type { NucleusOptions } from './token-sampling.ts'
@@ -12,6 +13,8 @@ export type TokenChoice = 'nucleus' | 'likeliest' | 'forced'
 export interface DecoderOptions {
   config: AutoregressiveConfig
   tensors: TensorIndex
+  /** Takes the place of the matrices that it has. */
+  quantised?: QuantisedWeights
   compute: ComputeType
   choice: TokenChoice
   sampling: NucleusOptions

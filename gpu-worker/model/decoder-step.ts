@@ -16,8 +16,8 @@ import { END, reshape, slice } from '../onnx/layers.ts'
  * probability of the tokens each was drawn from; with logits also `logits` float32 [B, S, vocabulary].
  */
 export function buildStepDecoder(options: DecoderOptions): Uint8Array {
-  const { config, tensors, compute, choice } = options
-  const g = createGraph({ name: 'visual_token', tensors, compute })
+  const { config, compute, choice } = options
+  const g = createGraph({ name: 'visual_token', ...options })
   const ids = g.input('ids', 'int64', ['batch', 'prompt'])
   const lengths = g.input('lengths', 'int64', ['batch'])
   const cos = g.input('cos', 'float32', ['batch', 'prompt', config.rope.width / 2])

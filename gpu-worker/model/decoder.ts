@@ -25,8 +25,8 @@ import { END, castTo, reshape, slice } from '../onnx/layers.ts'
  * @source section order of the reference decoder: norms around both branches, rotary on the first dimensions
  */
 export function buildDecoder(options: DecoderOptions): Uint8Array {
-  const { config, tensors, compute } = options
-  const g = createGraph({ name: 'visual_tokens', tensors, compute })
+  const { config, compute } = options
+  const g = createGraph({ name: 'visual_tokens', ...options })
   const ids = g.input('ids', 'int64', ['batch', 'prompt'])
   const lengths = g.input('lengths', 'int64', ['batch'])
   const cos = g.input('cos', 'float32', ['batch', 'rows', config.rope.width / 2])

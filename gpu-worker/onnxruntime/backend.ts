@@ -25,6 +25,10 @@ export interface SessionOptions {
    * once in little memory, and each run is several times slower.
    */
   foldWeights?: boolean
+  /**
+   * True lays weights out anew for the kernels when the session is opened, on a processor too: those for 8 bits need it.
+   */
+  prepack?: boolean
   /** True refuses a graph of which the provider leaves any part to the processor. */
   isStrict?: boolean
 }

@@ -22,11 +22,9 @@ export interface Decoder {
  * Opens the writer of visual tokens in the form that suits the backend: a loop inside one run where everything passes
  * through host memory, one run per token with the cache in place where tensors can stay.
  */
-export async function openDecoder(
-  model: DecoderOptions,
-  options: SessionOptions,
-): Promise<Decoder> {
+export async function openDecoder(model: DecoderOptions, given: SessionOptions): Promise<Decoder> {
   const { config, compute: dtype } = model
+  const options = model.quantised ? { ...given, prepack: true } : given
   if (backendOf(options) === 'node') {
     const session = await openSession(buildDecoder(model), options)
     return {

@@ -37,6 +37,8 @@ export interface PipelineOptions {
   backend?: Backend
   /** Pictures whose layout is written at once; see `openWriterStage`. */
   batch?: number
+  /** See `WriterOptions`. */
+  arWeights?: 'int8'
   /** Leaves steps out, which changes pictures; see `createStepCache`. */
   stepCache?: number
 }
@@ -89,6 +91,7 @@ export async function openPipeline(
     weightsHash: await checkpoint.hash(),
     provider: options.provider ?? 'cpu',
     ...(options.stepCache && { stepCache: options.stepCache }),
+    ...(options.arWeights && { arWeights: options.arWeights }),
   }
   if (isCard) {
     onLoading({ part: 'warm', done: 0, total: 1 })
@@ -113,7 +116,11 @@ const openStagesHere: OpenStages = async (checkpoint, options) => ({
 /** How each half is opened. */
 export const openHalf = {
   writer: (checkpoint: Checkpoint, options: PipelineOptions): Promise<WriterStage> =>
-    openWriterStage(checkpoint, { ...toStageOptions(options), batch: options.batch ?? 1 }),
+    openWriterStage(checkpoint, {
+      ...toStageOptions(options),
+      batch: options.batch ?? 1,
+      ...(options.arWeights && { arWeights: options.arWeights }),
+    }),
   painter: (checkpoint: Checkpoint, options: PipelineOptions): Promise<PainterStage> =>
     openPainterStage(checkpoint, {
       ...toStageOptions(options),

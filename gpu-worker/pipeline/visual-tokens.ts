@@ -16,6 +16,7 @@ import { createUniforms } from './uniforms.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { AutoregressiveConfig } from '../model/config.ts'
 import { createRotaryTable } from '../model/rope.ts'
+import { openQuantised } from '../model/quantised.ts'
 import { CheckpointError } from '../model/checkpoint-error.ts'
 
 export interface VisualTokens {
@@ -83,6 +84,8 @@ export interface VisualTokenWriter {
 const CHUNK_TOKENS = 32
 
 export interface WriterOptions {
+  /** `int8` takes the matrices of the layers from the file that `quantiseWeights` made; absent: as they are stored. */
+  arWeights?: 'int8'
   chunkTokens?: number
   /** Layouts that are written at once. */
   batch?: number
@@ -109,6 +112,7 @@ export async function openVisualTokenWriter(
     choice: 'nucleus',
     sampling: { ...generation, codebookSize: config.codebookSize },
     withLogits: false,
+    ...(options.arWeights === 'int8' && { quantised: await openQuantised(checkpoint) }),
   } as const
   const decoder = await openDecoder(model, options)
   const batch = decoder.createBatch(rowCount)
