@@ -1,12 +1,13 @@
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { TransformerConfig } from '../model/config.ts'
 import { buildConditions, buildModulation } from '../model/transformer-conditions.ts'
-import { buildDenoiser } from '../model/transformer.ts'
+import { openSplitBlocks, openWholeBlocks } from './denoise-branch.ts'
+import type { Blocks, Branch } from './denoise-branch.ts'
 import type { StageOptions } from './glyph-encoder.ts'
-import { takeFloats, takeTensor } from './outputs.ts'
+import { takeTensor } from './outputs.ts'
 import { openSession } from './session.ts'
-import type { BoundRun, Feeds, HostTensor, RunHooks, Session } from './session.ts'
-import { emptyCache, keptNames, toCache } from './source-cache.ts'
+import type { Feeds, HostTensor, RunHooks, Session } from './session.ts'
+import { emptyCache, toCache } from './source-cache.ts'
 import type { SourceCache } from './source-cache.ts'
 
 /** Base of the rotary and of the sinusoidal frequencies alike. */
@@ -38,8 +39,8 @@ export interface Source {
 
 /** What a picture's steps share; made by `prepare`. */
 export interface DenoiseConditions {
-  conditional: BoundRun
-  unconditional: BoundRun
+  conditional: Branch
+  unconditional: Branch
   sizeEmbedding: HostTensor
   /** Lets go of it; closing the denoiser does it too. */
   release(): void
@@ -49,6 +50,13 @@ export interface Velocities {
   conditional: Float32Array
   /** Null when guidance is off. */
   unconditional: Float32Array | null
+  /** Branches that were computed whole. */
+  computed: number
+}
+
+export interface DenoiserOptions extends StageOptions {
+  /** Leaves blocks out where little changes; see `openSplitBlocks`. Absent or 0: none. */
+  stepCache?: number
 }
 
 export interface Denoiser {
@@ -64,6 +72,7 @@ export interface Denoiser {
    * @param patches float32 [tokens, channels * patch^2]; see `toPatches`
    * @param time the unshifted timestep minus one, or what `modulate` gave for it
    * @param options.guided false skips the unconditional branch
+   * @param options.mustCompute leaves nothing out, whatever the cache says
    * @param options.signal ends the step in the middle where the backend can
    * @returns velocities in the same layout as `patches`
    */
@@ -71,7 +80,7 @@ export interface Denoiser {
     patches: Float32Array,
     time: number | HostTensor,
     conditions: DenoiseConditions,
-    options: { guided: boolean } & RunHooks,
+    options: { guided: boolean; mustCompute?: boolean } & RunHooks,
   ): Promise<Velocities>
   close(): Promise<void>
 }
@@ -79,7 +88,7 @@ export interface Denoiser {
 /** Opens the three graphs of the denoiser. */
 export async function openDenoiser(
   checkpoint: Checkpoint,
-  options: StageOptions,
+  options: DenoiserOptions,
 ): Promise<Denoiser> {
   const config = checkpoint.transformer
   const model = {
@@ -89,14 +98,18 @@ export async function openDenoiser(
   }
   const conditions = await openSession(buildConditions(model), options)
   const modulation = await openSession(buildModulation(model), options)
-  const denoiser = await openSession(buildDenoiser(model), options)
-  const graphs = { conditions, modulation, denoiser }
+  const threshold = options.stepCache ?? 0
+  const blocks =
+    threshold > 0
+      ? await openSplitBlocks(model, { ...options, threshold })
+      : await openWholeBlocks(model, options)
+  const graphs = { conditions, modulation, blocks }
   return {
     readSource: (source) => readSource(graphs, checkpoint, source),
     prepare: (inputs) => prepare(graphs, checkpoint, inputs),
     modulate: (timestep, { sizeEmbedding }) =>
       modulate(graphs, config, { timestep, sizeEmbedding }),
-    async evaluate(patches, time, conditions, { guided, signal }) {
+    async evaluate(patches, time, conditions, { guided, ...hooks }) {
       const { conditional, unconditional, sizeEmbedding } = conditions
       const modulation =
         typeof time === 'number'
@@ -106,17 +119,18 @@ export async function openDenoiser(
         patches: toInput(patches, config),
         modulation,
       }
-      const run = async (branch: BoundRun) =>
-        takeFloats(await branch.run(shared, ['velocity'], { signal }), 'velocity')
+      const withPrompt = await conditional.step(shared, hooks)
+      const without = guided ? await unconditional.step(shared, hooks) : null
       return {
-        conditional: await run(conditional),
-        unconditional: guided ? await run(unconditional) : null,
+        conditional: withPrompt.velocity,
+        unconditional: without?.velocity ?? null,
+        computed: Number(withPrompt.isComputed) + Number(without?.isComputed ?? false),
       }
     },
     async close() {
       await conditions.close()
       await modulation.close()
-      await denoiser.close()
+      await blocks.close()
     },
   }
 }
@@ -124,7 +138,7 @@ export async function openDenoiser(
 interface Graphs {
   conditions: Session
   modulation: Session
-  denoiser: Session
+  blocks: Blocks
 }
 
 async function readSource(
@@ -147,11 +161,11 @@ async function readSource(
     ...toRotaryTables(config.headDim, { ...grid, textLength: 0 }),
     ...emptyCache(config),
   }
-  return toCache(await graphs.denoiser.run(feeds, keptNames(config)), config)
+  return toCache(await graphs.blocks.keep(feeds), config)
 }
 
 async function prepare(
-  { conditions, denoiser }: Graphs,
+  { conditions, blocks }: Graphs,
   { transformer: config, patchPixels }: Checkpoint,
   inputs: DenoiseInputs,
 ): Promise<DenoiseConditions> {
@@ -160,11 +174,11 @@ async function prepare(
   const texts = [takeTensor(results, 'text'), takeTensor(results, 'text_null')]
   const longest = Math.max(...texts.map(({ shape }) => shape[0] ?? 0))
   const rotary = toRotaryTables(config.headDim, { ...grid, textLength: longest })
-  const branch = (textName: string, priorName: string, sources: SourceCache): BoundRun => {
+  const branch = (textName: string, priorName: string, sources: SourceCache): Branch => {
     const text = takeTensor(results, textName)
     const own = dropRows(rotary, longest - (text.shape[0] ?? 0))
     const prior = takeTensor(results, priorName)
-    return denoiser.bind({ text, prior, kept: toCount(0), ...own, ...sources })
+    return blocks.bind({ text, prior, kept: toCount(0), ...own, ...sources })
   }
   const nothing = emptyCache(config)
   const conditional = branch('text', 'prior', inputs.sources ?? nothing)
