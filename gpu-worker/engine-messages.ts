@@ -13,6 +13,7 @@ export interface EngineModel {
   slots?: number
   /** See `PipelineOptions`. */
   stepCache?: number
+  firstBlockCache?: number
   arWeights?: 'int8'
 }
 

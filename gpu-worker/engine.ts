@@ -63,6 +63,7 @@ export async function startEngine(
     backend,
     slots = 1,
     stepCache,
+    firstBlockCache,
     arWeights,
     signal,
     onLoading,
@@ -76,6 +77,7 @@ export async function startEngine(
     ...(provider === undefined ? {} : { provider }),
     ...(backend === undefined ? {} : { backend }),
     ...(stepCache === undefined ? {} : { stepCache }),
+    ...(firstBlockCache === undefined ? {} : { firstBlockCache }),
     ...(arWeights === undefined ? {} : { arWeights }),
   }
   if (provider === 'cuda') {

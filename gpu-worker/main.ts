@@ -51,6 +51,7 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
     provider: env.PROVIDER,
     slots: slotsOf(env),
     stepCache: env.STEP_CACHE,
+    firstBlockCache: env.FIRST_BLOCK_CACHE,
     onLoading: createLoadingLog(),
     ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
     ...(env.AR_WEIGHTS === 'stored' ? {} : { arWeights: env.AR_WEIGHTS }),

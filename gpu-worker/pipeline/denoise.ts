@@ -56,7 +56,7 @@ export interface Velocities {
 
 export interface DenoiserOptions extends StageOptions {
   /** Leaves blocks out where little changes; see `openSplitBlocks`. Absent or 0: none. */
-  stepCache?: number
+  firstBlockCache?: number
 }
 
 export interface Denoiser {
@@ -98,7 +98,7 @@ export async function openDenoiser(
   }
   const conditions = await openSession(buildConditions(model), options)
   const modulation = await openSession(buildModulation(model), options)
-  const threshold = options.stepCache ?? 0
+  const threshold = options.firstBlockCache ?? 0
   const blocks =
     threshold > 0
       ? await openSplitBlocks(model, { ...options, threshold })

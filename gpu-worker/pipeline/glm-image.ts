@@ -41,6 +41,8 @@ export interface PipelineOptions {
   arWeights?: 'int8'
   /** Leaves steps out, which changes pictures; see `createStepCache`. */
   stepCache?: number
+  /** Leaves blocks of steps out, which changes pictures; see `openSplitBlocks`. */
+  firstBlockCache?: number
 }
 
 export interface Stages {
@@ -91,6 +93,7 @@ export async function openPipeline(
     weightsHash: await checkpoint.hash(),
     provider: options.provider ?? 'cpu',
     ...(options.stepCache && { stepCache: options.stepCache }),
+    ...(options.firstBlockCache && { firstBlockCache: options.firstBlockCache }),
     ...(options.arWeights && { arWeights: options.arWeights }),
   }
   if (isCard) {
@@ -125,6 +128,7 @@ export const openHalf = {
     openPainterStage(checkpoint, {
       ...toStageOptions(options),
       stepCache: options.stepCache ?? 0,
+      firstBlockCache: options.firstBlockCache ?? 0,
     }),
 }
 

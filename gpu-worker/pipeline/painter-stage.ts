@@ -34,6 +34,8 @@ export type PainterStage = Stage<PaintInput, Painted>
 export interface PainterOptions {
   /** See `createStepCache`; absent or 0: every step is computed. */
   stepCache?: number
+  /** See `openSplitBlocks`; absent or 0: every block is computed. */
+  firstBlockCache?: number
 }
 
 /**
@@ -150,10 +152,13 @@ async function denoise(
   )
   await report({ stage: 'denoise', step: 0, total: steps })
   for (const [step, timestep] of timesteps.entries()) {
+    const isLast = step === steps - 1
     const modulation = await parts.denoiser.modulate(timestep - 1, conditions)
     const velocity =
-      cache.reuse(takeRows(modulation), step === steps - 1) ??
-      cache.keep(await evaluate(parts, { patches, modulation, conditions, request, signal }))
+      cache.reuse(takeRows(modulation), isLast) ??
+      cache.keep(
+        await evaluate(parts, { patches, modulation, conditions, request, isLast, signal }),
+      )
     const [sigma = 0, sigmaNext = 0] = sigmas.subarray(step, step + 2)
     stepEuler(patches, velocity, { sigma, sigmaNext })
     await report({ stage: 'denoise', step: step + 1, total: steps })
@@ -168,12 +173,14 @@ async function evaluate(
     patches: Float32Array
     modulation: HostTensor
     conditions: DenoiseConditions
+    isLast: boolean
   },
 ): Promise<Float32Array> {
-  const { patches, modulation, conditions, signal } = input
+  const { patches, modulation, conditions, isLast, signal } = input
   const { guidanceScale } = input.request
   const velocities = await denoiser.evaluate(patches, modulation, conditions, {
     guided: guidanceScale > 1,
+    mustCompute: isLast,
     signal,
   })
   const { conditional, unconditional } = velocities
