@@ -2,7 +2,7 @@
  * Every stage of the engine against its floor, the backends side by side.
  *
  * Usage: npm run bench:engine -- [--provider cpu|cuda] [--backend node|capi|both] [--rounds N] [--threads N]
- *   [--models tiny,half,full] [--out FILE]
+ *   [--models tiny,half,full] [--sides 256,512] [--out FILE]
  *
  * Models: `tiny`, the reference folder; `half`, half a billion random parameters; `full`, the published dimensions with
  * random numbers (36 GB are written to the temporary folder first). On a processor the first two are measured, on a card
@@ -21,7 +21,7 @@
  * the default there (`defaultBackend`).
  */
 import { execFile, execFileSync } from 'node:child_process'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -30,6 +30,8 @@ import { parseArgs, promisify } from 'node:util'
 import { CALLER_FOLDER } from '../../gpu-worker/cli/env.ts'
 import { openCheckpoint, TENSOR_FOLDERS } from '../../gpu-worker/model/checkpoint.ts'
 import type { Checkpoint, TensorFolder } from '../../gpu-worker/model/checkpoint.ts'
+import { quantiseWeights } from '../../gpu-worker/model/quantise.ts'
+import { openQuantised } from '../../gpu-worker/model/quantised.ts'
 import { createRotaryTable } from '../../gpu-worker/model/rope.ts'
 import { createGraph } from '../../gpu-worker/onnx/graph.ts'
 import { openPixelDecoder } from '../../gpu-worker/pipeline/decode.ts'
@@ -58,6 +60,8 @@ const MODEL_TIMEOUT_MS = 3_600_000
 const BATCHES = [1, 4, 16]
 /** Tokens per run while the time of one is measured. */
 const CHUNK = 16
+/** Of the 8-bit weights: as `npm run model:quantise` makes them if nothing is said. */
+const BLOCK_SIZE = 32
 /** A longer run is not worth three. */
 const LONG_MS = 30_000
 
@@ -70,7 +74,7 @@ interface Plan {
 
 const PLANS: Record<string, Plan> = {
   tiny: { sides: [256, 512, 1024], prompt: 64 },
-  half: { sides: [256, 512, 1024], prompt: 128 },
+  half: { sides: [256, 512], prompt: 128 },
   full: { sides: [1024, 2048], prompt: 1024 },
 }
 
@@ -94,6 +98,8 @@ interface Work {
 interface Variant {
   name: string
   options: StageOptions
+  /** The writer's matrices in 8 bits. */
+  isInt8?: boolean
 }
 
 interface Row {
@@ -124,6 +130,7 @@ const { values } = parseArgs({
     provider: { type: 'string', default: 'cpu' },
     backend: { type: 'string', default: 'both' },
     rounds: { type: 'string', default: '3' },
+    sides: { type: 'string' },
     threads: { type: 'string' },
     models: { type: 'string' },
     out: { type: 'string' },
@@ -140,10 +147,14 @@ const OPTIONS = {
   ...(values.threads === undefined ? {} : { threads: Number(values.threads) }),
 } as const
 const BYTES_PER_WEIGHT = provider === 'cuda' ? 2 : 4
-const VARIANTS: readonly Variant[] = backends.map((backend) => ({
+const PAINTERS: readonly Variant[] = backends.map((backend) => ({
   name: backend,
   options: { ...OPTIONS, backend },
 }))
+const WRITERS = PAINTERS.flatMap((variant): Variant[] => [
+  variant,
+  { ...variant, name: `${variant.name} int8`, isInt8: true },
+])
 
 if (values.model !== undefined && values.dir !== undefined) {
   console.log(JSON.stringify(await measureModel(values.model, values.dir)))
@@ -166,7 +177,7 @@ async function runAll(): Promise<void> {
       results.push(measured)
       printTable(measured)
     } finally {
-      if (dir !== GOLDEN) await rm(dir, { recursive: true, force: true })
+      await rm(dir, { recursive: true, force: true })
     }
   }
   const report = {
@@ -192,10 +203,15 @@ function addMemory(measured: Measured, alone: Measured): void {
 }
 
 async function prepare(model: string): Promise<string> {
-  if (model === 'tiny') return GOLDEN
   const dir = await mkdtemp(join(tmpdir(), `engine-${model}-`))
-  const sizes = model === 'half' ? HALF_BILLION : PUBLISHED_SIZES
-  await writeRealCheckpoint(dir, PROCESSOR, { sizes, isRandom: true })
+  if (model === 'tiny') await cp(GOLDEN, dir, { recursive: true })
+  else {
+    const sizes = model === 'half' ? HALF_BILLION : PUBLISHED_SIZES
+    await writeRealCheckpoint(dir, PROCESSOR, { sizes, isRandom: true })
+  }
+  const startedAt = performance.now()
+  await quantiseWeights(await openCheckpoint(dir), { blockSize: BLOCK_SIZE })
+  console.log(`${model}: 8-bit weights written in ${round(performance.now() - startedAt)} ms`)
   return dir
 }
 
@@ -208,17 +224,20 @@ async function runModel(
   const own = ['--provider', provider, '--model', model, '--dir', dir]
   const how = ['--backend', turn.backend, '--rounds', String(turn.rounds)]
   const threads = values.threads === undefined ? [] : ['--threads', values.threads]
+  const sides = values.sides === undefined ? [] : ['--sides', values.sides]
   const { stdout } = await promisify(execFile)(
     process.execPath,
-    [...flags, import.meta.filename, ...own, ...how, ...threads],
+    [...flags, import.meta.filename, ...own, ...how, ...threads, ...sides],
     { timeout: MODEL_TIMEOUT_MS },
   )
   return JSON.parse(stdout)
 }
 
 async function measureModel(model: string, dir: string): Promise<Measured> {
-  const plan = PLANS[model]
-  if (!plan) throw new Error(`no model ${model}`)
+  const known = PLANS[model]
+  if (!known) throw new Error(`no model ${model}`)
+  const sides = values.sides?.split(',').map(Number)
+  const plan = { ...known, ...(sides && { sides }) }
   // Without rounds only memory counts.
   const rate = async () => (provider === 'cuda' ? rateCard() : rateProcessor())
   const first = rounds === 0 ? { bytes: 1, operations: 1 } : await rate()
@@ -259,13 +278,13 @@ type Note = (stage: string, durations: Durations, work: Work | null) => Promise<
 /** Opens something in every variant, one after another, and how long each took. */
 async function openAll<Opened>(
   variants: readonly Variant[],
-  open: (options: StageOptions) => Promise<Opened>,
+  open: (options: StageOptions, isInt8: boolean) => Promise<Opened>,
 ): Promise<{ opened: { name: string; own: Opened }[]; durations: Durations }> {
   const opened = []
   const durations: Durations = {}
-  for (const { name, options } of variants) {
+  for (const { name, options, isInt8 = false } of variants) {
     const startedAt = performance.now()
-    opened.push({ name, own: await open(options) })
+    opened.push({ name, own: await open(options, isInt8) })
     durations[name] = [performance.now() - startedAt]
   }
   return { opened, durations }
@@ -274,9 +293,11 @@ async function openAll<Opened>(
 async function measureWriter(checkpoint: Checkpoint, plan: Plan, note: Note): Promise<void> {
   const { autoregressive: config, generation } = checkpoint
   const tensors = await checkpoint.tensors('vision_language_encoder')
-  const { opened, durations } = await openAll(VARIANTS, (options) =>
+  const quantised = await openQuantised(checkpoint)
+  const { opened, durations } = await openAll(WRITERS, (options, isInt8) =>
     openDecoder(
       {
+        ...(isInt8 && { quantised }),
         config,
         tensors,
         compute: OPTIONS.compute,
@@ -323,7 +344,7 @@ async function measureWriter(checkpoint: Checkpoint, plan: Plan, note: Note): Pr
 
 async function measurePainter(checkpoint: Checkpoint, plan: Plan, note: Note): Promise<void> {
   const { transformer: config, vae, patchPixels } = checkpoint
-  const { opened, durations } = await openAll(VARIANTS, async (options) => ({
+  const { opened, durations } = await openAll(PAINTERS, async (options) => ({
     glyphs: await openGlyphEncoder(checkpoint, { ...options, compute: 'float32' }),
     denoiser: await openDenoiser(checkpoint, options),
     decoder: await openPixelDecoder(checkpoint, options),
