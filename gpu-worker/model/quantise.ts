@@ -10,7 +10,7 @@ import { readTensor } from './tensor-data.ts'
 const MATRICES =
   /^model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate_up|down)_proj)\.weight$/
 
-/** Numbers that are held at once: 16 MB as they are read, 4 as they are written. */
+/** If nothing is said: 16 MB as they are read, 4 as they are written. */
 const SLAB = 2 ** 22
 
 /** The middle of an unsigned byte, which stands for 0. */
@@ -35,11 +35,13 @@ export async function quantiseWeights(
   checkpoint: Checkpoint,
   options: {
     blockSize: number
+    /** Numbers that are held at once; rows are not divided. */
+    slab?: number
     signal?: AbortSignal
     onProgress?: (done: number, total: number) => void
   },
 ): Promise<QuantiseReport> {
-  const { blockSize, signal, onProgress = () => {} } = options
+  const { blockSize, slab = SLAB, signal, onProgress = () => {} } = options
   const index = await checkpoint.tensors('vision_language_encoder')
   const matrices = index
     .names()
@@ -59,7 +61,7 @@ export async function quantiseWeights(
     const total = matrices.reduce((sum, { rows, columns }) => sum + rows * columns, 0)
     let done = 0
     for (const matrix of matrices) {
-      for await (const count of writeMatrix(handle, matrix, header.length)) {
+      for await (const count of writeMatrix(handle, matrix, { base: header.length, slab })) {
         signal?.throwIfAborted()
         done += count
         onProgress(done, total)
@@ -126,11 +128,11 @@ function planFile(
 async function* writeMatrix(
   handle: FileHandle,
   matrix: Matrix,
-  base: number,
+  { base, slab }: { base: number; slab: number },
 ): AsyncGenerator<number> {
   const { ref, rows, columns, blocks, blockSize } = matrix
   const bytesPerNumber = ref.length / (rows * columns)
-  const rowsAtOnce = Math.max(1, Math.floor(SLAB / columns))
+  const rowsAtOnce = Math.max(1, Math.floor(slab / columns))
   for (let row = 0; row < rows; row += rowsAtOnce) {
     const count = Math.min(rowsAtOnce, rows - row)
     const numbers = await readTensor({

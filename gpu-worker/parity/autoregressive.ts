@@ -4,7 +4,7 @@ import { compareFloats, compareIntegers } from './report.ts'
 import type { ParityRow } from './report.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { AutoregressiveConfig } from '../model/config.ts'
-import type { TokenChoice } from '../model/decoder-head.ts'
+import type { DecoderOptions, TokenChoice } from '../model/decoder-head.ts'
 import { createRotaryTable } from '../model/rope.ts'
 import type { Positions } from '../model/rope.ts'
 import { startDecoderRun } from '../pipeline/decoder-run.ts'
@@ -141,7 +141,11 @@ interface Following {
 
 /** Runs the decoder over a prompt and then over given tokens. */
 export async function follow(
-  { checkpoint, options }: Pick<ParitySubject, 'checkpoint' | 'options'>,
+  {
+    checkpoint,
+    options,
+    quantised,
+  }: Pick<ParitySubject, 'checkpoint' | 'options'> & Pick<DecoderOptions, 'quantised'>,
   input: Following,
 ): Promise<Followed> {
   const { autoregressive: config, generation } = checkpoint
@@ -152,6 +156,7 @@ export async function follow(
     choice: input.choice,
     sampling: { ...generation, codebookSize: config.codebookSize },
     withLogits: true,
+    ...(quantised && { quantised }),
   }
   const decoder = await openDecoder(model, options)
   try {
