@@ -2,7 +2,7 @@
  * Every stage of the engine against its floor, the backends side by side.
  *
  * Usage: npm run bench:engine -- [--provider cpu|cuda] [--backend node|capi|both] [--rounds N] [--threads N]
- *   [--models tiny,half,full] [--sides 256,512] [--out FILE]
+ *   [--models tiny,half,full] [--parts writer,painter] [--sides 256,512] [--batches 1,4,16] [--quick] [--out FILE]
  *
  * Models: `tiny`, the reference folder; `half`, half a billion random parameters; `full`, the published dimensions with
  * random numbers (36 GB are written to the temporary folder first). On a processor the first two are measured, on a card
@@ -11,7 +11,7 @@
  * Each model has a fresh process, in which the backends take turns from run to run, so that what else the machine does
  * falls on both alike. Times are medians with raw values, after one run that does not count; a run that took longer than
  * half a minute is followed by one more alone. Memory is that of a process of its own per backend, which runs every stage
- * once: after the stage, and the most until then. On a processor weights count in it where they are mapped from the file.
+ * once: after the stage, and the most until then; with --quick it is that of the measuring process, of all together. On a processor weights count in it where they are mapped from the file.
  *
  * The floor of a stage is the longer of two times: its bytes at the rate of memory, its operations at the rate of
  * arithmetic. On a card both are the maker's figures (H100 unless the name says H200); on a processor they are measured in
@@ -57,7 +57,6 @@ import { HALF_BILLION, PUBLISHED_SIZES, writeRealCheckpoint } from '../support/r
 const GOLDEN = fileURLToPath(new URL('../fixtures/golden/checkpoint', import.meta.url))
 const PROCESSOR = join(GOLDEN, 'processor')
 const MODEL_TIMEOUT_MS = 3_600_000
-const BATCHES = [1, 4, 16]
 /** Tokens per run while the time of one is measured. */
 const CHUNK = 16
 /** Of the 8-bit weights: as `npm run model:quantise` makes them if nothing is said. */
@@ -130,7 +129,10 @@ const { values } = parseArgs({
     provider: { type: 'string', default: 'cpu' },
     backend: { type: 'string', default: 'both' },
     rounds: { type: 'string', default: '3' },
+    parts: { type: 'string', default: 'writer,painter' },
     sides: { type: 'string' },
+    batches: { type: 'string', default: '1,4,16' },
+    quick: { type: 'boolean', default: false },
     threads: { type: 'string' },
     models: { type: 'string' },
     out: { type: 'string' },
@@ -171,7 +173,7 @@ async function runAll(): Promise<void> {
     const dir = await prepare(model)
     try {
       const measured = await runModel(model, dir, { backend: values.backend, rounds })
-      for (const backend of backends) {
+      for (const backend of values.quick ? [] : backends) {
         addMemory(measured, await runModel(model, dir, { backend, rounds: 0 }))
       }
       results.push(measured)
@@ -209,6 +211,7 @@ async function prepare(model: string): Promise<string> {
     const sizes = model === 'half' ? HALF_BILLION : PUBLISHED_SIZES
     await writeRealCheckpoint(dir, PROCESSOR, { sizes, isRandom: true })
   }
+  if (!values.parts.includes('writer')) return dir
   const startedAt = performance.now()
   await quantiseWeights(await openCheckpoint(dir), { blockSize: BLOCK_SIZE })
   console.log(`${model}: 8-bit weights written in ${round(performance.now() - startedAt)} ms`)
@@ -225,9 +228,10 @@ async function runModel(
   const how = ['--backend', turn.backend, '--rounds', String(turn.rounds)]
   const threads = values.threads === undefined ? [] : ['--threads', values.threads]
   const sides = values.sides === undefined ? [] : ['--sides', values.sides]
+  const parts = ['--parts', values.parts, '--batches', values.batches]
   const { stdout } = await promisify(execFile)(
     process.execPath,
-    [...flags, import.meta.filename, ...own, ...how, ...threads, ...sides],
+    [...flags, import.meta.filename, ...own, ...how, ...threads, ...sides, ...parts],
     { timeout: MODEL_TIMEOUT_MS },
   )
   return JSON.parse(stdout)
@@ -252,8 +256,8 @@ async function measureModel(model: string, dir: string): Promise<Measured> {
     rows.push({ stage, results: Object.fromEntries(results), work })
   }
   const checkpoint = await openCheckpoint(dir)
-  await measureWriter(checkpoint, plan, note)
-  await measurePainter(checkpoint, plan, note)
+  if (values.parts.includes('writer')) await measureWriter(checkpoint, plan, note)
+  if (values.parts.includes('painter')) await measurePainter(checkpoint, plan, note)
   // The machine may have been busy with other work at one of the two times.
   const last = rounds === 0 || provider === 'cuda' ? first : await rate()
   const rates = {
@@ -326,7 +330,7 @@ async function measureWriter(checkpoint: Checkpoint, plan: Plan, note: Note): Pr
   const operations = 2 * (weights - head) * plan.prompt + 2 * head
   const read = { bytes: weights * BYTES_PER_WEIGHT, operations }
   await note(`read a prompt of ${plan.prompt} tokens`, reading, read)
-  for (const size of BATCHES) {
+  for (const size of values.batches.split(',').map(Number)) {
     const batches = []
     for (const { name, own } of opened) {
       const batch = own.createBatch(size)
