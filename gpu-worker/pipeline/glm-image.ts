@@ -3,6 +3,7 @@ import type { Checkpoint } from '../model/checkpoint.ts'
 import { canEdit } from '../model/editing.ts'
 import { requireCardMemory } from '../model/card-memory.ts'
 import { requireMemory } from '../model/memory.ts'
+import { openQuantised } from '../model/quantised.ts'
 import { readSize } from '../model/serving.ts'
 import { warmFiles } from '../model/warm-read.ts'
 import type { StageOptions } from './glyph-encoder.ts'
@@ -78,7 +79,10 @@ export async function openPipeline(
   const isCard = options.provider === 'cuda'
   await requireProvider(options)
   const checkpoint = await openCheckpoint(modelDir)
-  await (isCard ? requireCardMemory(checkpoint) : requireMemory(checkpoint))
+  const quantised = options.arWeights === 'int8' ? await openQuantised(checkpoint) : undefined
+  await (isCard
+    ? requireCardMemory(checkpoint)
+    : requireMemory(checkpoint, { ...(quantised && { quantised }) }))
   await warmFiles(checkpoint, (done, total) => onLoading({ part: 'read', done, total }))
   onLoading({ part: 'open', done: 0, total: 1 })
   const stages = await openStages(checkpoint, stageOptions)

@@ -15,7 +15,15 @@ export type {
 
 export const BACKENDS = ['node', 'capi'] as const satisfies readonly Backend[]
 
-/** Which backend is used where none is named. */
+/**
+ * Which backend is used where none is named.
+ *
+ * Both are the same library and gave the same bytes for the same seed on one machine. On a processor the C interface is not
+ * faster where it was measured (`npm run bench:engine`): nothing has to be carried anywhere, and each of its runs waits for
+ * another thread, which on a busy machine takes longer than a token of a small model. On a card it is expected to be, since
+ * the cache of a picture stays there from token to token; that was never run, and `npm run bench:engine -- --provider cuda
+ * --backend both` decides it.
+ */
 export function defaultBackend(_provider: Provider): Backend {
   return 'node'
 }

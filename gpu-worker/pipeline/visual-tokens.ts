@@ -84,7 +84,13 @@ export interface VisualTokenWriter {
 const CHUNK_TOKENS = 32
 
 export interface WriterOptions {
-  /** `int8` takes the matrices of the layers from the file that `quantiseWeights` made; absent: as they are stored. */
+  /**
+   * `int8` takes the matrices of the layers from the file that `quantiseWeights` made; absent: as they are stored.
+   *
+   * On the reference writer, whose weights are random, blocks of 32, 64 and 128 move the logits by 4.2, 4.5 and 5.4 percent of
+   * their spread (root mean square) and keep 88, 86 and 87 of 95 likeliest tokens: a drawn layout is another one after some
+   * tokens. What it does to pictures of trained weights is not known. Activations are rounded to 8 bits too.
+   */
   arWeights?: 'int8'
   chunkTokens?: number
   /** Layouts that are written at once. */
