@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
+import type * as koffiModule from 'koffi'
 import { EngineError } from '../engine-error.ts'
 
 /** An address in native memory; null is no address. */
@@ -158,7 +159,7 @@ type NativeFunction = {
   async(...args: [...Argument[], (error: unknown, result: unknown) => void]): void
 }
 
-type Koffi = typeof import('koffi')
+type Koffi = typeof koffiModule
 type LibraryHandle = ReturnType<Koffi['load']>
 
 async function find(): Promise<{ koffi: Koffi; path: string; expected: string }> {
@@ -205,7 +206,7 @@ function createLibrary(parts: {
     new Promise((resolve, reject) => {
       operations[name].async(...args, (error, status) => {
         try {
-          if (error) throw error
+          if (error) throw error instanceof Error ? error : new Error(String(error))
           check(name, status)
           resolve()
         } catch (reason) {

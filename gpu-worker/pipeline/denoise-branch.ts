@@ -159,7 +159,7 @@ function splitFeeds(feeds: Feeds): [Feeds, Feeds] {
 
 /** By the names of a layer's tensors, which end in its number. */
 function isOfFirst(name: string): boolean {
-  return /_0$/.test(name)
+  return name.endsWith('_0')
 }
 
 function divide<Item>(items: readonly Item[], isFirst: (item: Item) => boolean): [Item[], Item[]] {

@@ -100,8 +100,8 @@ async function draw(parts: Parts, input: PaintInput, hooks: StageHooks) {
   const timer = startTimer()
   const conditions = await prepare(parts, input, report)
   timer.lap('glyph')
-  const latents = await denoise(parts, request, conditions, { report, signal }).finally(
-    conditions.release,
+  const latents = await denoise(parts, request, conditions, { report, signal }).finally(() =>
+    conditions.release(),
   )
   timer.lap('denoise')
   await report({ stage: 'decode', step: 0, total: 1 })

@@ -59,7 +59,7 @@ export function createPlacedCache(
         return part
       })
       return {
-        run: binding.run,
+        run: (feeds, outputs, hooks) => binding.run(feeds, outputs, hooks),
         release() {
           binding.release()
           for (const part of parts) part.release()

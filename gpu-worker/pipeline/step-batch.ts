@@ -20,7 +20,7 @@ export function createStepBatch(
   options: SessionOptions & Form & { rowCount: number; dtype: DeviceDtype },
 ): DecoderBatch {
   const { rowCount } = options
-  const rows = new Array<DecoderRow | null>(rowCount).fill(null)
+  const rows = Array.from({ length: rowCount }, (): DecoderRow | null => null)
   const cache = createPlacedCache(device, config, options)
   const results = createResults(rowCount, options)
   const names = options.withLogits ? ['logits'] : []

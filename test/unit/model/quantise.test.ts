@@ -42,7 +42,7 @@ test('every number is off by half a step of its block at most, the largest not a
     if (Math.abs(number) === scale * 127) expect(got).toBeCloseTo(number, 6)
   }
   // What is missing to a whole block is 0.
-  expect([...values.slice(2 * 32 + 6, 3 * 32)]).toEqual(Array(26).fill(128))
+  expect(Array.from(values.subarray(2 * 32 + 6, 3 * 32))).toEqual(Array(26).fill(128))
 })
 
 test('the file is the same however few rows are held at a time, and there is nothing beside it', async () => {
@@ -131,9 +131,9 @@ async function readLogits(
     { ids: IDS, positions, choice, forced },
   )
   const size = checkpoint.autoregressive.visionVocabularySize
-  const rows = Array.from({ length: STEPS }, (_, row) => [
-    ...logits.slice(row * size, (row + 1) * size),
-  ])
+  const rows = Array.from({ length: STEPS }, (_, row) =>
+    Array.from(logits.subarray(row * size, (row + 1) * size)),
+  )
   return { tokens: tokens.slice(0, STEPS), rows }
 }
 
