@@ -1,17 +1,20 @@
 import type { EngineFailure } from './engine-error.ts'
 import type { ImageRequest, ImageResult, ModelInfo, Progress } from './pipeline/image-request.ts'
 import type { LoadProgress } from './pipeline/glm-image.ts'
-import type { Provider } from './pipeline/session.ts'
+import type { Backend, Provider } from './pipeline/session.ts'
 
 /** What a child needs to open a model. */
 export interface EngineModel {
   modelDir: string
   threads?: number
   provider?: Provider
+  backend?: Backend
   /** Pictures that are made at once. */
   slots?: number
   /** See `PipelineOptions`. */
   stepCache?: number
+  firstBlockCache?: number
+  arWeights?: 'int8'
 }
 
 /**

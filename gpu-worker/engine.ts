@@ -60,8 +60,11 @@ export async function startEngine(
     modelDir,
     threads,
     provider,
+    backend,
     slots = 1,
     stepCache,
+    firstBlockCache,
+    arWeights,
     signal,
     onLoading,
     ...ownTimes
@@ -72,7 +75,10 @@ export async function startEngine(
     slots,
     ...(threads === undefined ? {} : { threads }),
     ...(provider === undefined ? {} : { provider }),
+    ...(backend === undefined ? {} : { backend }),
     ...(stepCache === undefined ? {} : { stepCache }),
+    ...(firstBlockCache === undefined ? {} : { firstBlockCache }),
+    ...(arWeights === undefined ? {} : { arWeights }),
   }
   if (provider === 'cuda') {
     process.emitWarning('provider cuda is not proven: this code has only run on processors', {

@@ -33,10 +33,16 @@ export const workerSchema = z
     /** Absent: what the engine finds best. */
     THREADS: z.coerce.number().int().min(1).max(256).optional(),
     PROVIDER: z.enum(['cpu', 'cuda']).default('cpu'),
+    /** How onnxruntime is reached: by its own binding, or by its C interface. Absent: see `defaultBackend`. */
+    ENGINE_BACKEND: z.enum(['node', 'capi']).optional(),
     /** Jobs at once: their layouts are written together, and one is painted meanwhile. Absent: see `slotsOf`. */
     SLOTS: z.coerce.number().int().min(1).max(16).optional(),
+    /** int8: the writer takes 8-bit weights, which `npm run model:quantise` makes: faster and not the same picture. */
+    AR_WEIGHTS: z.enum(['stored', 'int8']).default('stored'),
     /** Above 0 steps that would change little are left out: faster and not the same picture. See `createStepCache`. */
     STEP_CACHE: z.coerce.number().min(0).max(10).default(0),
+    /** Above 0 blocks of steps that would change little are left out, in place of whole steps. See `openSplitBlocks`. */
+    FIRST_BLOCK_CACHE: z.coerce.number().min(0).max(10).default(0),
     /** 1: on an EC2 instance, whose metadata says when it is taken away. An address: of another such service. */
     IMDS: z.union([z.enum(['0', '1']), z.url({ protocol: /^http$/ })]).default('0'),
     /** The scaling group of the instance, which is told when the worker is ready, at work and gone. */
@@ -66,6 +72,11 @@ export const workerSchema = z
   .refine((env) => (env.MODEL_DIR === undefined) !== (env.ENGINE_URL === undefined), {
     path: ['MODEL_DIR or ENGINE_URL'],
     error: 'one of them is needed, and not both',
+    when: () => true,
+  })
+  .refine((env) => !(env.STEP_CACHE > 0 && env.FIRST_BLOCK_CACHE > 0), {
+    path: ['STEP_CACHE or FIRST_BLOCK_CACHE'],
+    error: 'not both',
     when: () => true,
   })
 

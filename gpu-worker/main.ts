@@ -53,8 +53,11 @@ function openEngine(env: WorkerEnv): Promise<Engine> {
     provider: env.PROVIDER,
     slots: slotsOf(env),
     stepCache: env.STEP_CACHE,
+    firstBlockCache: env.FIRST_BLOCK_CACHE,
     onLoading: createLoadingLog(),
     ...(env.THREADS === undefined ? {} : { threads: env.THREADS }),
+    ...(env.AR_WEIGHTS === 'stored' ? {} : { arWeights: env.AR_WEIGHTS }),
+    ...(env.ENGINE_BACKEND === undefined ? {} : { backend: env.ENGINE_BACKEND }),
   })
 }
 

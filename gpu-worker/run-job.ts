@@ -268,6 +268,8 @@ function runInfoOf({ engine, made, spent }: Attempt): Record<string, unknown> {
     weights_hash: engine.info.weightsHash,
     provider: engine.info.provider,
     ...(engine.info.stepCache && { step_cache: engine.info.stepCache }),
+    ...(engine.info.firstBlockCache && { first_block_cache: engine.info.firstBlockCache }),
+    ...(engine.info.arWeights && { ar_weights: engine.info.arWeights }),
     engine_seconds: Math.round(totalMs) / 1_000,
     ...(first === undefined
       ? {}

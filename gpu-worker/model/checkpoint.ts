@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import type { Hash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
@@ -44,6 +45,10 @@ export interface Checkpoint {
   readonly cellPixels: number
   /** Headers of one folder, read at the first call and kept. */
   tensors(folder: TensorFolder): Promise<TensorIndex>
+  /**
+   * sha256 (hex) over the safetensors headers and file sizes of one folder, and up to 64 KiB of each of its tensors.
+   */
+  tensorsHash(folder: TensorFolder): Promise<string>
   /**
    * sha256 (hex) over every configuration file, every safetensors header and file size, and up to 64 KiB of every
    * tensor: another training has another hash. The data of a real checkpoint is too large to be hashed whole at each
@@ -115,6 +120,11 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
     patchPixels,
     cellPixels,
     tensors,
+    async tensorsHash(folder) {
+      const hash = createHash('sha256')
+      await addTensors(hash, folder, await tensors(folder))
+      return hash.digest('hex')
+    },
     hash: () => hashCheckpoint(dir, tensors),
   }
 }
@@ -217,11 +227,14 @@ async function hashCheckpoint(
     if (text) hash.update(text)
   }
   for (const folder of TENSOR_FOLDERS) {
-    const index = await tensors(folder)
-    for (const { sizeBytes, header } of index.files) {
-      hash.update(`${folder}\0${sizeBytes}\0${header.length}\0`).update(header)
-    }
-    for await (const bytes of sampleTensors(index)) hash.update(bytes)
+    await addTensors(hash, folder, await tensors(folder))
   }
   return hash.digest('hex')
+}
+
+async function addTensors(hash: Hash, folder: TensorFolder, index: TensorIndex): Promise<void> {
+  for (const { sizeBytes, header } of index.files) {
+    hash.update(`${folder}\0${sizeBytes}\0${header.length}\0`).update(header)
+  }
+  for await (const bytes of sampleTensors(index)) hash.update(bytes)
 }

@@ -1,25 +1,10 @@
-import type { AutoregressiveConfig } from './config.ts'
-import { addPass, DECODER_PREFIX } from './decoder-layers.ts'
+import { addHead, cacheShape, chooseToken, drawAt, layerIndexes, pickAt } from './decoder-head.ts'
+import type { Choice, DecoderOptions } from './decoder-head.ts'
+import { addPass } from './decoder-layers.ts'
 import type { Cache } from './decoder-layers.ts'
-import type { TensorIndex } from './safetensors.ts'
-import { pickLikeliest, sampleNucleus } from './token-sampling.ts'
-import type { NucleusOptions } from './token-sampling.ts'
 import { createGraph } from '../onnx/graph.ts'
-import type { ComputeType, GraphBuilder, Subgraph, Value } from '../onnx/graph.ts'
-import { END, castTo, linear, reshape, rmsNorm, slice } from '../onnx/layers.ts'
-
-/** How the next token is chosen. `forced` takes it from the input, to follow a reference. */
-export type TokenChoice = 'nucleus' | 'likeliest' | 'forced'
-
-export interface DecoderOptions {
-  config: AutoregressiveConfig
-  tensors: TensorIndex
-  compute: ComputeType
-  choice: TokenChoice
-  sampling: NucleusOptions
-  /** Also put out the logits of every prompt position and of every step. */
-  withLogits: boolean
-}
+import type { GraphBuilder, Subgraph, Value } from '../onnx/graph.ts'
+import { END, castTo, reshape, slice } from '../onnx/layers.ts'
 
 /**
  * Builds the writer of visual tokens: a pass over S new tokens of each of B pictures, then a Loop that feeds each chosen
@@ -40,8 +25,8 @@ export interface DecoderOptions {
  * @source section order of the reference decoder: norms around both branches, rotary on the first dimensions
  */
 export function buildDecoder(options: DecoderOptions): Uint8Array {
-  const { config, tensors, compute } = options
-  const g = createGraph({ name: 'visual_tokens', tensors, compute })
+  const { config, compute } = options
+  const g = createGraph({ name: 'visual_tokens', ...options })
   const ids = g.input('ids', 'int64', ['batch', 'prompt'])
   const lengths = g.input('lengths', 'int64', ['batch'])
   const cos = g.input('cos', 'float32', ['batch', 'rows', config.rope.width / 2])
@@ -160,49 +145,4 @@ function buildLoopBody(g: GraphBuilder, options: DecoderOptions, start: LoopStar
       b.output(logits, 'logits', 'float32', ['batch', size])
     }
   })
-}
-
-function cacheShape(config: AutoregressiveConfig, length: string): (number | string)[] {
-  return ['batch', config.keyValueHeadCount, length, config.headDim]
-}
-
-/** Final norm and vocabulary head: [rows, hidden size] -> float32 [rows, vocabulary]. */
-function addHead(g: GraphBuilder, options: DecoderOptions, hidden: Value): Value {
-  const { hiddenSize, normEpsilon, visionVocabularySize } = options.config
-  const weight = g.weight(`${DECODER_PREFIX}.norm.weight`, { shape: [hiddenSize] })
-  const logits = linear(g, rmsNorm(g, hidden, weight, normEpsilon), {
-    name: 'lm_head',
-    inSize: hiddenSize,
-    outSize: visionVocabularySize,
-    bias: false,
-    rank: 2,
-  })
-  return castTo(g, logits, 'float32')
-}
-
-interface Choice {
-  token: Value
-  /** Null where nothing is drawn. */
-  mass: Value | null
-}
-
-function chooseToken(g: GraphBuilder, options: DecoderOptions, logits: Value, draw: Value): Choice {
-  if (options.choice === 'forced') return { token: draw, mass: null }
-  if (options.choice === 'likeliest') return { token: pickLikeliest(g, logits), mass: null }
-  return sampleNucleus(g, logits, draw, options.sampling)
-}
-
-/** The draws of one step, one per picture: [N, B] -> [B, 1]. */
-function drawAt(g: GraphBuilder, draws: Value, step: Value): Value {
-  return reshape(g, pickAt(g, draws, step, 0), [-1, 1])
-}
-
-/** The slice of a tensor at `index` (a scalar) of one axis, which stays with length 1. */
-function pickAt(g: GraphBuilder, table: Value, index: Value, axis: number): Value {
-  const at = g.op('Unsqueeze', [index, g.constant([0], 'int64', [1])])
-  return g.op('Gather', [table, at], { axis })
-}
-
-function layerIndexes(config: AutoregressiveConfig): number[] {
-  return Array.from({ length: config.layerCount }, (_, layer) => layer)
 }

@@ -3,6 +3,7 @@ import os from 'node:os'
 import { TENSOR_FOLDERS } from './checkpoint.ts'
 import type { Checkpoint, TensorFolder } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
+import type { QuantisedWeights } from './quantised.ts'
 
 /** What is opened together: everything that a picture out of text needs, or what reads condition images. */
 type Part = 'text' | 'images'
@@ -32,10 +33,17 @@ const NEVER_WIDENED: Partial<Record<TensorFolder, RegExp>> = {
  */
 export async function requireMemory(
   checkpoint: Checkpoint,
-  options: { part?: Part; folders?: readonly TensorFolder[]; availableBytes?: number } = {},
+  options: {
+    part?: Part
+    folders?: readonly TensorFolder[]
+    availableBytes?: number
+    /** Stands in for matrices of the checkpoint, and is laid out anew when it is opened. */
+    quantised?: QuantisedWeights
+  } = {},
 ): Promise<void> {
-  const { part = 'text', folders, availableBytes = readAvailableBytes() } = options
-  const needed = await widenedBytes(checkpoint, part, folders)
+  const { part = 'text', folders, availableBytes = readAvailableBytes(), quantised } = options
+  const ownBytes = (quantised?.tensors.files ?? []).reduce((sum, file) => sum + file.sizeBytes, 0)
+  const needed = ownBytes + (await widenedBytes(checkpoint, part, folders, quantised))
   if (needed <= availableBytes) return
   const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1)
   throw new CheckpointError(
@@ -51,12 +59,14 @@ export async function widenedBytes(
   checkpoint: Checkpoint,
   part: Part = 'text',
   folders: readonly TensorFolder[] = TENSOR_FOLDERS,
+  quantised?: QuantisedWeights,
 ): Promise<number> {
   let bytes = 0
   for (const folder of folders) {
     const tensors = await checkpoint.tensors(folder)
     for (const name of tensors.names()) {
       if (!isOfPart(folder, name, part) || NEVER_WIDENED[folder]?.test(name)) continue
+      if (quantised?.tensors.has(`${name}.values`)) continue
       const { dtype, length } = tensors.get(name)
       if (dtype === 'BF16' || dtype === 'F16') bytes += 2 * length
     }

@@ -31,9 +31,17 @@ const FEED_FORWARD_FACTOR = 4
  */
 export function buildDenoiser({ config, tensors, compute }: DenoiserModel): Uint8Array {
   const g = createGraph({ name: 'denoiser', tensors, compute })
-  const { innerSize, layerCount, patchSize, inChannels, outChannels } = config
+  const streams = addStreams(g, config)
+  const vectors = addVectors(g, config)
+  const { image } = addBlocks(g, streams, { config, vectors, from: 0, to: config.layerCount })
+  addVelocity(g, image, { config, vectors })
+  return g.toBytes()
+}
+
+/** What enters the first block. */
+export function addStreams(g: GraphBuilder, config: TransformerConfig): Streams {
+  const { innerSize, patchSize, inChannels } = config
   const area = patchSize * patchSize
-  const count = VECTORS_PER_BLOCK * layerCount + 2
   const patches = floats(g, 'patches', ['tokens', inChannels * area])
   const prior = floats(g, 'prior', ['priors', innerSize])
   const embedded = linear(g, patches, {
@@ -43,13 +51,27 @@ export function buildDenoiser({ config, tensors, compute }: DenoiserModel): Uint
     bias: true,
     rank: 2,
   })
-  const streams: Streams = {
+  return {
     image: g.op('Add', [embedded, prior]),
     text: floats(g, 'text', ['texts', innerSize]),
   }
-  const modulation = floats(g, 'modulation', [count, innerSize])
-  const vectors = g.ops('Split', [modulation], count, { axis: 0, num_outputs: count })
-  const image = addBlocks(g, streams, { config, vectors })
+}
+
+/** What the time does: the rows of `modulation`. */
+export function addVectors(g: GraphBuilder, config: TransformerConfig): Value[] {
+  const count = VECTORS_PER_BLOCK * config.layerCount + 2
+  const modulation = floats(g, 'modulation', [count, config.innerSize])
+  return g.ops('Split', [modulation], count, { axis: 0, num_outputs: count })
+}
+
+/** Publishes the velocity that the image stream behind the last block means. */
+export function addVelocity(
+  g: GraphBuilder,
+  image: Value,
+  { config, vectors }: { config: TransformerConfig; vectors: readonly Value[] },
+): void {
+  const { innerSize, patchSize, outChannels } = config
+  const area = patchSize * patchSize
   const [scale, shift] = vectors.slice(-2)
   if (!scale || !shift) throw new Error('the output norm has no scale and shift')
   const normal = addModulatedNorm(g, image, { scale, shift, size: innerSize })
@@ -61,15 +83,14 @@ export function buildDenoiser({ config, tensors, compute }: DenoiserModel): Uint
     rank: 2,
   })
   g.output(castTo(g, velocity, 'float32'), 'velocity', 'float32', ['tokens', outChannels * area])
-  return g.toBytes()
 }
 
 /** A float32 input in the compute type. */
-function floats(g: GraphBuilder, name: string, shape: readonly (number | string)[]): Value {
+export function floats(g: GraphBuilder, name: string, shape: readonly (number | string)[]): Value {
   return castTo(g, g.input(name, 'float32', shape), g.compute)
 }
 
-interface Streams {
+export interface Streams {
   image: Value
   text: Value
 }
@@ -91,12 +112,13 @@ interface BlockOptions {
   isLast: boolean
 }
 
-/** All blocks; the image stream that leaves the last one. */
-function addBlocks(
+/** The blocks from `from` to `to` (exclusive), and their inputs and outputs beside the streams. */
+export function addBlocks(
   g: GraphBuilder,
   start: Streams,
-  { config, vectors }: { config: TransformerConfig; vectors: readonly Value[] },
-): Value {
+  options: { config: TransformerConfig; vectors: readonly Value[]; from: number; to: number },
+): Streams {
+  const { config, vectors, from, to } = options
   const { innerSize, layerCount, headDim } = config
   const kept = g.input('kept', 'int64', [1])
   const rotary = {
@@ -107,7 +129,7 @@ function addBlocks(
   const zero = g.constant([0], 'int64', [1])
   const axis = g.constant([1], 'int64', [1])
   let streams = start
-  for (let layer = 0; layer < layerCount; layer += 1) {
+  for (let layer = from; layer < to; layer += 1) {
     streams = addBlock(g, streams, {
       config,
       name: `transformer_blocks.${layer}`,
@@ -125,7 +147,7 @@ function addBlocks(
       isLast: layer === layerCount - 1,
     })
   }
-  return streams.image
+  return streams
 }
 
 /** A block over both streams with one set of weights; the text that leaves the last block is never read. */

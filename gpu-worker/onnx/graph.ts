@@ -1,3 +1,4 @@
+import type { QuantisedWeights } from '../model/quantised.ts'
 import type { TensorDtype, TensorIndex } from '../model/safetensors.ts'
 import { CheckpointError } from '../model/checkpoint-error.ts'
 import { DATA_TYPES, encodeModel } from './proto.ts'
@@ -17,6 +18,13 @@ export type Attributes = Readonly<Record<string, Attribute>>
 
 /** Element type in which the arithmetic runs; weights of another type are cast to it. */
 export type ComputeType = 'float32' | 'bfloat16' | 'float16'
+
+/** uint8 [rows, blocks, block size] around 128, and float32 [rows, blocks] in the compute type. */
+export interface QuantisedMatrix {
+  values: Value
+  scales: Value
+  blockSize: number
+}
 
 type ConstantData = readonly number[] | Float32Array | Int32Array | BigInt64Array
 
@@ -51,6 +59,13 @@ export interface GraphBuilder {
     tensorName: string,
     options?: { dtype?: Dtype | 'stored'; shape?: readonly number[] },
   ): Value
+  /**
+   * A matrix of the checkpoint in 8 bits, by blocks of its rows; null where the graph is not given any, or not this one.
+   *
+   * @param shape [rows, columns]
+   * @throws CheckpointError when it has another shape
+   */
+  quantised(tensorName: string, shape: readonly [number, number]): QuantisedMatrix | null
   /** A small tensor written into the graph; equal ones are stored once. */
   constant(
     data: ConstantData,
@@ -80,6 +95,7 @@ const FILE_DTYPES: Partial<Record<TensorDtype, Dtype>> = {
 interface Root {
   compute: ComputeType
   tensors: TensorIndex | null
+  quantised: QuantisedWeights | null
   body: GraphBody
   shared: Map<string, Value>
   counter: number
@@ -89,16 +105,19 @@ interface Root {
  * Starts an empty graph.
  *
  * @param options.tensors where `weight` looks names up
+ * @param options.quantised where `quantised` does
  */
 export function createGraph(options: {
   name: string
   tensors?: TensorIndex
+  quantised?: QuantisedWeights
   compute: ComputeType
 }): GraphBuilder {
   const body = emptyBody(options.name)
   const root: Root = {
     compute: options.compute,
     tensors: options.tensors ?? null,
+    quantised: options.quantised ?? null,
     body,
     shared: new Map(),
     counter: 0,
@@ -132,7 +151,20 @@ function createBuilder(root: Root, body: GraphBody): GraphBuilder {
       body.nodes.push(identity(value, name))
       body.outputs.push({ name, dtype, shape })
     },
-    weight: (name, weightOptions = {}) => addWeight(root, name, weightOptions),
+    weight: (name, weightOptions = {}) => addWeight(root, root.tensors, name, weightOptions),
+    quantised(name, [rows, columns]) {
+      const { quantised } = root
+      if (!quantised?.tensors.has(`${name}.values`)) return null
+      const { blockSize, tensors } = quantised
+      const blocks = Math.ceil(columns / blockSize)
+      const part = (kind: string, size: { dtype?: 'stored'; shape: readonly number[] }) =>
+        addWeight(root, tensors, `${name}.${kind}`, size)
+      return {
+        values: part('values', { dtype: 'stored', shape: [rows, blocks, blockSize] }),
+        scales: part('scales', { shape: [rows, blocks] }),
+        blockSize,
+      }
+    },
     constant: (data, dtype, shape) => addConstant(root, data, dtype, shape),
     scalar: (value, dtype) => addScalar(root, value, dtype),
     subgraph(name, build) {
@@ -146,11 +178,12 @@ function createBuilder(root: Root, body: GraphBody): GraphBuilder {
 
 function addWeight(
   root: Root,
+  tensors: TensorIndex | null,
   tensorName: string,
   options: { dtype?: Dtype | 'stored'; shape?: readonly number[] },
 ): Value {
-  if (!root.tensors) throw new Error(`graph ${root.body.name} has no checkpoint for ${tensorName}`)
-  const tensor = root.tensors.get(tensorName)
+  if (!tensors) throw new Error(`graph ${root.body.name} has no checkpoint for ${tensorName}`)
+  const tensor = tensors.get(tensorName)
   const shape = options.shape ?? tensor.shape
   const expected = options.shape?.join(', ')
   if (expected !== undefined && expected !== tensor.shape.join(', ')) {

@@ -1,19 +1,18 @@
 import { openCase, required } from './cases.ts'
-import type { ParityCase } from './cases.ts'
+import type { ParityCase, ParitySubject } from './cases.ts'
 import { compareFloats, compareIntegers } from './report.ts'
 import type { ParityRow } from './report.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { AutoregressiveConfig } from '../model/config.ts'
-import { buildDecoder } from '../model/decoder.ts'
-import type { TokenChoice } from '../model/decoder.ts'
+import type { DecoderOptions, TokenChoice } from '../model/decoder-head.ts'
 import { createRotaryTable } from '../model/rope.ts'
 import type { Positions } from '../model/rope.ts'
 import { startDecoderRun } from '../pipeline/decoder-run.ts'
-import type { Draws } from '../pipeline/decoder-batch.ts'
+import type { Draws } from '../pipeline/decoder-rows.ts'
+import { openDecoder } from '../pipeline/decoder-session.ts'
+import type { Decoder } from '../pipeline/decoder-session.ts'
 import { planPositions } from '../pipeline/positions.ts'
 import { openPromptRenderer, planGrids } from '../pipeline/prompt.ts'
-import { openSession } from '../pipeline/session.ts'
-import type { Session } from '../pipeline/session.ts'
 import { openTokenizer } from '../pipeline/tokenizer.ts'
 import { openVisualTokenWriter, upsample } from '../pipeline/visual-tokens.ts'
 
@@ -22,10 +21,10 @@ const CHUNK_TOKENS = 100
 
 /** Compares prompt, positions, logits and tokens of one `autoregressive` case. */
 export async function compareAutoregressive(
-  checkpoint: Checkpoint,
-  dir: string,
+  subject: ParitySubject,
   parityCase: ParityCase,
 ): Promise<ParityRow[]> {
+  const { checkpoint, dir } = subject
   const { name } = parityCase
   const tensors = await openCase(dir, name)
   const grids = planGrids({
@@ -39,8 +38,8 @@ export async function compareAutoregressive(
   const axes = [positions.temporal, positions.height, positions.width]
   const forced = await tensors.integers('forced_tokens')
   const greedy = await tensors.integers('greedy_tokens')
-  const forcedRun = await follow(checkpoint, { ids, positions, choice: 'forced', forced })
-  const greedyRun = await follow(checkpoint, {
+  const forcedRun = await follow(subject, { ids, positions, choice: 'forced', forced })
+  const greedyRun = await follow(subject, {
     ids,
     positions,
     choice: 'likeliest',
@@ -78,7 +77,7 @@ const CHUNK_SIZES = [1, 32, 100]
  * all of them must give the same tokens. The reference draws from another generator, so it has none to compare with.
  */
 export async function compareChunks(
-  checkpoint: Checkpoint,
+  { checkpoint, options }: Pick<ParitySubject, 'checkpoint' | 'options'>,
   parityCase: ParityCase,
 ): Promise<ParityRow> {
   const request = {
@@ -89,8 +88,7 @@ export async function compareChunks(
   }
   const written: number[][] = []
   for (const chunkTokens of CHUNK_SIZES) {
-    const options = { compute: 'float32', threads: 1, chunkTokens } as const
-    const writer = await openVisualTokenWriter(checkpoint, options)
+    const writer = await openVisualTokenWriter(checkpoint, { ...options, chunkTokens })
     try {
       const visual = await writer.write(request, { onChunk: async () => {} })
       written.push([...visual.written])
@@ -105,8 +103,7 @@ export async function compareChunks(
 
 /** Compares the ids of every text of a `tokenizer` case. */
 export async function compareTokenizer(
-  checkpoint: Checkpoint,
-  dir: string,
+  { checkpoint, dir }: ParitySubject,
   parityCase: ParityCase,
 ): Promise<ParityRow[]> {
   const tokenizer = await openTokenizer(checkpoint.dir)
@@ -143,26 +140,34 @@ interface Following {
 }
 
 /** Runs the decoder over a prompt and then over given tokens. */
-export async function follow(checkpoint: Checkpoint, input: Following): Promise<Followed> {
+export async function follow(
+  {
+    checkpoint,
+    options,
+    quantised,
+  }: Pick<ParitySubject, 'checkpoint' | 'options'> & Pick<DecoderOptions, 'quantised'>,
+  input: Following,
+): Promise<Followed> {
   const { autoregressive: config, generation } = checkpoint
-  const graph = buildDecoder({
+  const model = {
     config,
     tensors: await checkpoint.tensors('vision_language_encoder'),
-    compute: 'float32',
+    compute: options.compute,
     choice: input.choice,
     sampling: { ...generation, codebookSize: config.codebookSize },
     withLogits: true,
-  })
-  const session = await openSession(graph, { threads: 1 })
+    ...(quantised && { quantised }),
+  }
+  const decoder = await openDecoder(model, options)
   try {
-    return await followIn(session, config, input)
+    return await followIn(decoder, config, input)
   } finally {
-    await session.close()
+    await decoder.close()
   }
 }
 
 async function followIn(
-  session: Session,
+  decoder: Decoder,
   config: AutoregressiveConfig,
   input: Following,
 ): Promise<Followed> {
@@ -172,7 +177,7 @@ async function followIn(
   const forced = BigInt64Array.from([...input.forced, 0], BigInt)
   const draws: Draws =
     input.choice === 'forced' ? { forced } : { uniforms: new Float32Array(count) }
-  const run = startDecoderRun(session, config, { ids: input.ids, rotary, draws })
+  const run = startDecoderRun(decoder, { ids: input.ids, rotary, draws })
   const tokens: number[] = []
   const rows: number[] = []
   let promptLogits = new Float32Array(0)

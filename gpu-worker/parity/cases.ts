@@ -1,9 +1,11 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import type { Checkpoint } from '../model/checkpoint.ts'
 import { CheckpointError } from '../model/checkpoint-error.ts'
 import { openTensorFile } from '../model/safetensors.ts'
 import { readIntegers, readTensor, readTensorBytes } from '../model/tensor-data.ts'
+import type { StageOptions } from '../pipeline/glyph-encoder.ts'
 
 const caseSchema = z.looseObject({
   name: z.string(),
@@ -20,6 +22,14 @@ const caseSchema = z.looseObject({
   glyph_texts: z.array(z.string()).optional(),
 })
 export type ParityCase = z.output<typeof caseSchema>
+
+/** What is compared with the reference. */
+export interface ParitySubject {
+  readonly checkpoint: Checkpoint
+  /** Holds `checkpoint/` and `cases/`. */
+  readonly dir: string
+  readonly options: StageOptions
+}
 
 /** Tensors of one case. */
 export interface CaseTensors {

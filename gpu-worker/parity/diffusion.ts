@@ -1,5 +1,5 @@
 import { openCase, required } from './cases.ts'
-import type { ParityCase } from './cases.ts'
+import type { ParityCase, ParitySubject } from './cases.ts'
 import { compareFloats, compareIntegers } from './report.ts'
 import type { ParityRow } from './report.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
@@ -13,19 +13,15 @@ import { openGlyphEncoder } from '../pipeline/glyph-encoder.ts'
 import { extractGlyphTexts } from '../pipeline/glyph.ts'
 import { takeFloats } from '../pipeline/outputs.ts'
 
-/** The least that could differ between two machines. */
-export const OPTIONS = { compute: 'float32', threads: 1 } as const
-
 /** Compares the quoted texts of a `glyph` case and their encoder states, and those of the empty prompt. */
 export async function compareGlyph(
-  checkpoint: Checkpoint,
-  dir: string,
+  { checkpoint, dir, options }: ParitySubject,
   parityCase: ParityCase,
 ): Promise<ParityRow[]> {
   const { name } = parityCase
   const prompt = required(parityCase, 'prompt')
   const tensors = await openCase(dir, name)
-  const encoder = await openGlyphEncoder(checkpoint, OPTIONS)
+  const encoder = await openGlyphEncoder(checkpoint, options)
   try {
     const texts = extractGlyphTexts(prompt).filter((text) => text !== '')
     const isSame = JSON.stringify(texts) === JSON.stringify(required(parityCase, 'glyph_texts'))
@@ -47,8 +43,7 @@ export async function compareGlyph(
 
 /** Compares timesteps and sigmas of a `schedule` case. */
 export async function compareSchedule(
-  checkpoint: Checkpoint,
-  dir: string,
+  { checkpoint, dir }: ParitySubject,
   parityCase: ParityCase,
 ): Promise<ParityRow[]> {
   const { name } = parityCase
@@ -65,10 +60,10 @@ export async function compareSchedule(
  * final latents and the picture.
  */
 export async function compareDiffusion(
-  checkpoint: Checkpoint,
-  dir: string,
+  subject: ParitySubject,
   parityCase: ParityCase,
 ): Promise<ParityRow[]> {
+  const { checkpoint, dir } = subject
   const { name } = parityCase
   const tensors = await openCase(dir, name)
   const { patchSize, inChannels } = checkpoint.transformer
@@ -77,9 +72,9 @@ export async function compareDiffusion(
     columns: required(parityCase, 'width') / checkpoint.vae.scale,
   }
   const layout = { channels: inChannels, patch: patchSize, ...grid }
-  const { single, patches } = await runDenoiser(checkpoint, { dir, parityCase, layout })
+  const { single, patches } = await runDenoiser(subject, { parityCase, layout })
   const latents = fromPatches(patches, layout)
-  const planes = await decodeOnce(checkpoint, latents, grid)
+  const planes = await decodeOnce(subject, latents, grid)
   const floats = async (stage: string, actual: ArrayLike<number>, tensor: string) =>
     compareFloats(name, stage, actual, await tensors.floats(tensor))
   return [
@@ -95,11 +90,11 @@ export async function compareDiffusion(
 }
 
 async function decodeOnce(
-  checkpoint: Checkpoint,
+  { checkpoint, options }: ParitySubject,
   latents: Float32Array,
   grid: { rows: number; columns: number },
 ): Promise<Float32Array> {
-  const decoder = await openPixelDecoder(checkpoint, OPTIONS)
+  const decoder = await openPixelDecoder(checkpoint, options)
   try {
     return await decoder.decode(latents, grid)
   } finally {
@@ -109,16 +104,16 @@ async function decodeOnce(
 
 /** The single call of the case, and the patches after all of its steps. */
 async function runDenoiser(
-  checkpoint: Checkpoint,
-  input: { dir: string; parityCase: ParityCase; layout: PatchLayout },
+  { checkpoint, dir, options }: ParitySubject,
+  input: { parityCase: ParityCase; layout: PatchLayout },
 ): Promise<{ single: Velocities; patches: Float32Array }> {
   const { parityCase, layout } = input
-  const tensors = await openCase(input.dir, parityCase.name)
+  const tensors = await openCase(dir, parityCase.name)
   const states = async (tensor: string) => ({
     data: await tensors.floats(tensor),
     shape: tensors.shape(tensor).slice(1),
   })
-  const denoiser = await openDenoiser(checkpoint, OPTIONS)
+  const denoiser = await openDenoiser(checkpoint, options)
   try {
     const conditions = await denoiser.prepare({
       glyph: await states('prompt_embeds'),
@@ -129,7 +124,7 @@ async function runDenoiser(
     })
     const patches = toPatches(await tensors.floats('latents'), layout)
     const [start = NaN] = await tensors.floats('timestep')
-    const single = await denoiser.evaluate(patches, start, conditions, true)
+    const single = await denoiser.evaluate(patches, start, conditions, { guided: true })
     await stepThrough(checkpoint, denoiser, { parityCase, conditions, patches })
     return { single, patches }
   } finally {
@@ -147,7 +142,8 @@ export async function stepThrough(
   const guidanceScale = required(parityCase, 'guidance_scale')
   const { timesteps, sigmas } = scheduleOf(checkpoint, parityCase)
   for (const [step, timestep] of timesteps.entries()) {
-    const velocity = await denoiser.evaluate(patches, timestep - 1, conditions, guidanceScale > 1)
+    const guided = guidanceScale > 1
+    const velocity = await denoiser.evaluate(patches, timestep - 1, conditions, { guided })
     if (velocity.unconditional) {
       applyGuidance(velocity.conditional, velocity.unconditional, guidanceScale)
     }

@@ -1,10 +1,9 @@
 import { follow } from './autoregressive.ts'
 import { openCase, required } from './cases.ts'
-import type { CaseTensors, ParityCase } from './cases.ts'
-import { OPTIONS, stepThrough } from './diffusion.ts'
+import type { CaseTensors, ParityCase, ParitySubject } from './cases.ts'
+import { stepThrough } from './diffusion.ts'
 import { compareFloats, compareIntegers } from './report.ts'
 import type { ParityRow } from './report.ts'
-import type { Checkpoint } from '../model/checkpoint.ts'
 import { readEditingConfig } from '../model/editing.ts'
 import { openDenoiser } from '../pipeline/denoise.ts'
 import { fromPatches, toPatches } from '../pipeline/patches.ts'
@@ -31,12 +30,13 @@ import { planWrittenGrids, toPrompt, upsample } from '../pipeline/visual-tokens.
  * the prompt around them, the tokens that follow, and all Euler steps that look at them.
  */
 export async function compareEdit(
-  checkpoint: Checkpoint,
-  dir: string,
+  subject: ParitySubject,
   parityCase: ParityCase,
 ): Promise<ParityRow[]> {
+  const { checkpoint, dir, options } = subject
   const tensors = await openCase(dir, parityCase.name)
-  const input = { checkpoint, parityCase, tensors, sources: await readSources(checkpoint, tensors) }
+  const sources = await readSources(subject, tensors)
+  const input = { checkpoint, options, parityCase, tensors, sources }
   return [
     ...(await compareSources(input)),
     ...(await comparePrompt(input)),
@@ -44,8 +44,7 @@ export async function compareEdit(
   ]
 }
 
-interface EditInput {
-  checkpoint: Checkpoint
+interface EditInput extends Pick<ParitySubject, 'checkpoint' | 'options'> {
   parityCase: ParityCase
   tensors: CaseTensors
   sources: ReadSource[]
@@ -60,10 +59,13 @@ interface ReadSource {
   latents: Float32Array
 }
 
-async function readSources(checkpoint: Checkpoint, tensors: CaseTensors): Promise<ReadSource[]> {
+async function readSources(
+  { checkpoint, options }: ParitySubject,
+  tensors: CaseTensors,
+): Promise<ReadSource[]> {
   const { preparation } = await readEditingConfig(checkpoint)
-  const tower = await openVisionTower(checkpoint, OPTIONS)
-  const encoder = await openLatentEncoder(checkpoint, OPTIONS)
+  const tower = await openVisionTower(checkpoint, options)
+  const encoder = await openLatentEncoder(checkpoint, options)
   try {
     const sources: ReadSource[] = []
     for (let index = 0; tensors.has(`image_${index}`); index += 1) {
@@ -125,7 +127,7 @@ async function comparePrompt(input: EditInput): Promise<ParityRow[]> {
   const positions = planPositions(ids.length, grids, places)
   const axes = [positions.temporal, positions.height, positions.width]
   const forced = await tensors.integers('greedy_tokens')
-  const greedy = await follow(checkpoint, { ids, positions, choice: 'likeliest', forced })
+  const greedy = await follow(input, { ids, positions, choice: 'likeliest', forced })
   const floats = forced.length * checkpoint.autoregressive.visionVocabularySize
   const isSame = text === required(parityCase, 'rendered_prompt')
   const before = axes.flatMap((axis) => axis.slice(0, ids.length))
@@ -144,14 +146,14 @@ async function comparePrompt(input: EditInput): Promise<ParityRow[]> {
 }
 
 async function compareSteps(input: EditInput): Promise<ParityRow> {
-  const { checkpoint, parityCase, tensors, sources } = input
+  const { checkpoint, options, parityCase, tensors, sources } = input
   const { vae, transformer } = checkpoint
   const channels = transformer.inChannels
   const patch = transformer.patchSize
   const { width, height } = sizeOf(parityCase)
   const layout = { channels, patch, rows: height / vae.scale, columns: width / vae.scale }
-  const glyphs = await openGlyphEncoder(checkpoint, OPTIONS)
-  const denoiser = await openDenoiser(checkpoint, OPTIONS)
+  const glyphs = await openGlyphEncoder(checkpoint, options)
+  const denoiser = await openDenoiser(checkpoint, options)
   try {
     const caches = []
     for (const source of sources) caches.push(await readCache(checkpoint, denoiser, source))

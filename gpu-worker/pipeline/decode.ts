@@ -3,6 +3,7 @@ import { buildVaeDecoder } from '../model/vae.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { requireFinite, takeFloats } from './outputs.ts'
 import { openSession } from './session.ts'
+import type { RunHooks } from './session.ts'
 
 export interface PixelDecoder {
   /**
@@ -12,7 +13,11 @@ export interface PixelDecoder {
    * @returns float32 [3, rows * scale, columns * scale] in 0..1
    * @throws EngineError `engine_failed` when the decoder gave a number that is not finite
    */
-  decode(latents: Float32Array, grid: { rows: number; columns: number }): Promise<Float32Array>
+  decode(
+    latents: Float32Array,
+    grid: { rows: number; columns: number },
+    hooks?: RunHooks,
+  ): Promise<Float32Array>
   close(): Promise<void>
 }
 
@@ -25,12 +30,10 @@ export async function openPixelDecoder(
   const graph = buildVaeDecoder(config, await checkpoint.tensors('vae'))
   const session = await openSession(graph, options)
   return {
-    async decode(latents, { rows, columns }) {
+    async decode(latents, { rows, columns }, hooks) {
       const shape = [1, config.latentChannels, rows, columns]
-      const results = await session.run({ latents: { data: latents, shape } }, [
-        'image',
-        'magnitude',
-      ])
+      const feeds = { latents: { data: latents, shape } }
+      const results = await session.run(feeds, ['image', 'magnitude'], hooks)
       requireFinite(takeFloats(results, 'magnitude'), 'decode')
       return takeFloats(results, 'image')
     },

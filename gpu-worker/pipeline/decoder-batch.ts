@@ -1,32 +1,9 @@
 import type { AutoregressiveConfig } from '../model/config.ts'
-import type { RotaryTable } from '../model/rope.ts'
-import { rotaryRows } from '../model/rope.ts'
 import { keepRows, packCaches } from './decoder-cache.ts'
 import type { CacheShape, DecoderCache } from './decoder-cache.ts'
+import { createRow, FILLER, noteRun, toFeeds } from './decoder-rows.ts'
+import type { DecoderRow } from './decoder-rows.ts'
 import type { Feeds, HostTensor, Session } from './session.ts'
-
-/** What decides each token: a uniform number per token, or the tokens themselves. */
-export type Draws = { uniforms: Float32Array } | { forced: BigInt64Array }
-
-export interface RowInput {
-  ids: readonly number[]
-  /** One row per prompt token and per token that is fed back. */
-  rotary: RotaryTable
-  draws: Draws
-}
-
-/** One picture that is being written. */
-export interface DecoderRow {
-  readonly input: RowInput
-  /** Tokens in the cache. */
-  fed: number
-  /** Tokens written. */
-  written: number
-  /** What is fed next. */
-  next: BigInt64Array
-  /** Its own cache while it is not in the batch's. */
-  cache: DecoderCache | null
-}
 
 export interface ChunkResult {
   /** By row: the tokens written, and whether they were drawn from finite numbers. */
@@ -37,22 +14,14 @@ export interface ChunkResult {
 }
 
 export interface DecoderBatch {
-  /** Reads the prompt of a new row, alone, and writes its first `count` tokens. */
-  read(row: DecoderRow, count: number): Promise<ChunkResult>
+  /**
+   * Reads the prompt of a new row, alone, and writes its first `count` tokens.
+   *
+   * @param staying the rows of the last call that will go on; the others have left
+   */
+  read(row: DecoderRow, count: number, staying: readonly DecoderRow[]): Promise<ChunkResult>
   /** Writes the next `count` tokens of every row. A row that was in the last call and is not in this one has left. */
   write(rows: readonly DecoderRow[], count: number): Promise<ChunkResult>
-}
-
-export function createRow(input: RowInput): DecoderRow {
-  const next = BigInt64Array.from(input.ids, BigInt)
-  return { input, fed: 0, written: 0, next, cache: null }
-}
-
-/** Fills a batch up: a prompt of one token, whose writing is thrown away. */
-const FILLER: RowInput = {
-  ids: [0],
-  rotary: { cos: new Float32Array(0), sin: new Float32Array(0), count: 0, size: 0 },
-  draws: { uniforms: new Float32Array(0) },
 }
 
 /**
@@ -79,17 +48,9 @@ export function createDecoderBatch(
       }),
     )
   const run = async (rows: readonly DecoderRow[], count: number, cache: DecoderCache) => {
-    const results = await session.run(toFeeds(config, rows, count, cache))
-    for (const row of rows) {
-      row.fed += row.next.length + count - 1
-      row.written += count
-    }
-    const tokens = results['tokens']?.data
-    if (!(tokens instanceof BigInt64Array)) throw new Error('the decoder wrote no tokens')
-    rows.forEach((row, place) => {
-      const at = tokens.length - rows.length + place
-      row.next = tokens.slice(at, at + 1)
-    })
+    const steps = { data: BigInt64Array.of(BigInt(count - 1)), shape: [] }
+    const results = await session.run({ ...toFeeds(config, rows, count), steps, ...cache.feeds })
+    const tokens = noteRun(rows, count, results)
     return { results, chunk: toChunk(results, tokens, rows.length) }
   }
   return {
@@ -115,60 +76,6 @@ function isSame(a: readonly DecoderRow[] | undefined, b: readonly DecoderRow[]):
   return a?.length === b.length && b.every((row, place) => row === a[place] && row.cache === null)
 }
 
-function toFeeds(
-  config: AutoregressiveConfig,
-  rows: readonly DecoderRow[],
-  count: number,
-  cache: DecoderCache,
-): Feeds {
-  const length = rows[0]?.next.length ?? 0
-  const size = config.rope.width / 2
-  const none = new Float32Array((length + count - 1) * size)
-  const tables = rows.map(({ input, fed }) =>
-    input === FILLER
-      ? { cos: none, sin: none }
-      : rotaryRows(input.rotary, fed, fed + length + count - 1),
-  )
-  const rotary = (part: 'cos' | 'sin') => ({
-    data: joinFloats(tables.map((table) => table[part])),
-    shape: [rows.length, length + count - 1, size],
-  })
-  return {
-    ids: { data: joinIds(rows.map(({ next }) => next)), shape: [rows.length, length] },
-    lengths: {
-      data: BigInt64Array.from(rows, ({ fed }) => BigInt(fed)),
-      shape: [rows.length],
-    },
-    cos: rotary('cos'),
-    sin: rotary('sin'),
-    steps: { data: BigInt64Array.of(BigInt(count - 1)), shape: [] },
-    ...toDraws(rows, count),
-    ...cache.feeds,
-  }
-}
-
-/** [count, rows]: what belongs to one step lies together. */
-function toDraws(rows: readonly DecoderRow[], count: number): Feeds {
-  const shape = [count, rows.length]
-  const places = Array.from({ length: count * rows.length }, (_, index) => ({
-    row: rows[index % rows.length],
-    step: Math.floor(index / rows.length),
-  }))
-  const isForced = rows.some(({ input }) => 'forced' in input.draws)
-  if (isForced) {
-    const forced = places.map(({ row, step }) => {
-      const draws = row?.input.draws
-      return draws && 'forced' in draws ? (draws.forced[row.written + step] ?? 0n) : 0n
-    })
-    return { forced: { data: BigInt64Array.from(forced), shape } }
-  }
-  const uniforms = places.map(({ row, step }) => {
-    const draws = row?.input.draws
-    return draws && 'uniforms' in draws ? (draws.uniforms[row.written + step] ?? 0) : 0
-  })
-  return { uniforms: { data: Float32Array.from(uniforms), shape } }
-}
-
 function toChunk(results: Feeds, tokens: BigInt64Array, count: number): ChunkResult {
   const mass = results['mass']?.data
   const rows = Array.from({ length: count }, (_, place) => {
@@ -184,20 +91,4 @@ function toChunk(results: Feeds, tokens: BigInt64Array, count: number): ChunkRes
     promptLogits: results['prompt_logits'] ?? null,
     stepLogits: results['step_logits'] ?? null,
   }
-}
-
-function joinIds(parts: readonly BigInt64Array[]): BigInt64Array {
-  return BigInt64Array.from(parts.flatMap((part) => [...part]))
-}
-
-function joinFloats(parts: readonly Float32Array[]): Float32Array {
-  const [only, ...others] = parts
-  if (only && others.length === 0) return only
-  const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0))
-  let offset = 0
-  for (const part of parts) {
-    all.set(part, offset)
-    offset += part.length
-  }
-  return all
 }

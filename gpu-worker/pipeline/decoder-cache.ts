@@ -31,7 +31,7 @@ export function packCaches(shape: CacheShape, parts: readonly CachePart[]): Deco
   const length = Math.max(0, ...parts.map((part) => part.length))
   const rows = Math.max(1, parts.length)
   const feeds: Feeds = {}
-  for (const { input } of slots(shape)) {
+  for (const { input } of cacheNames(shape)) {
     const data = new Float32Array(rows * heads * length * headDim)
     parts.forEach(({ cache, place, length: own }, row) => {
       if (own === 0) return
@@ -52,7 +52,7 @@ export function packCaches(shape: CacheShape, parts: readonly CachePart[]): Deco
 export function keepRows(shape: CacheShape, results: Feeds): DecoderCache {
   const feeds: Feeds = {}
   let length = 0
-  for (const { input, output } of slots(shape)) {
+  for (const { input, output } of cacheNames(shape)) {
     const tensor = results[output]
     if (!tensor) throw new Error(`the decoder gave no ${output}`)
     feeds[input] = tensor
@@ -61,7 +61,10 @@ export function keepRows(shape: CacheShape, results: Feeds): DecoderCache {
   return { feeds, length }
 }
 
-function slots({ layerCount }: CacheShape): { input: string; output: string }[] {
+/** What the decoder calls the keys and values of every layer. */
+export function cacheNames({
+  layerCount,
+}: Pick<CacheShape, 'layerCount'>): { input: string; output: string }[] {
   return Array.from({ length: layerCount }, (_, layer) =>
     ['key', 'value'].map((kind) => ({
       input: `past_${kind}_${layer}`,

@@ -1,7 +1,7 @@
-import type { AutoregressiveConfig } from '../model/config.ts'
-import { createDecoderBatch, createRow } from './decoder-batch.ts'
-import type { RowInput } from './decoder-batch.ts'
-import type { HostTensor, Session } from './session.ts'
+import { createRow } from './decoder-rows.ts'
+import type { RowInput } from './decoder-rows.ts'
+import type { Decoder } from './decoder-session.ts'
+import type { HostTensor } from './session.ts'
 
 export interface DecoderRun {
   /** Writes the next `count` tokens; the first call also reads the prompt. */
@@ -14,17 +14,13 @@ export interface DecoderRun {
 }
 
 /** Follows one picture through the decoder, as a batch of one. */
-export function startDecoderRun(
-  session: Session,
-  config: AutoregressiveConfig,
-  input: RowInput,
-): DecoderRun {
-  const batch = createDecoderBatch(session, config)
+export function startDecoderRun(decoder: Decoder, input: RowInput): DecoderRun {
+  const batch = decoder.createBatch(1)
   const row = createRow(input)
   return {
     async write(count) {
       const isNew = row.written === 0
-      const chunk = await (isNew ? batch.read(row, count) : batch.write([row], count))
+      const chunk = await (isNew ? batch.read(row, count, []) : batch.write([row], count))
       const { promptLogits, stepLogits } = chunk
       return { tokens: chunk.rows[0]?.tokens ?? [], promptLogits, stepLogits }
     },

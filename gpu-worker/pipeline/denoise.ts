@@ -1,12 +1,13 @@
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { TransformerConfig } from '../model/config.ts'
 import { buildConditions, buildModulation } from '../model/transformer-conditions.ts'
-import { buildDenoiser } from '../model/transformer.ts'
+import { openSplitBlocks, openWholeBlocks } from './denoise-branch.ts'
+import type { Blocks, Branch } from './denoise-branch.ts'
 import type { StageOptions } from './glyph-encoder.ts'
-import { takeFloats, takeTensor } from './outputs.ts'
+import { takeTensor } from './outputs.ts'
 import { openSession } from './session.ts'
-import type { Feeds, HostTensor, Session } from './session.ts'
-import { emptyCache, keptNames, toCache } from './source-cache.ts'
+import type { Feeds, HostTensor, RunHooks, Session } from './session.ts'
+import { emptyCache, toCache } from './source-cache.ts'
 import type { SourceCache } from './source-cache.ts'
 
 /** Base of the rotary and of the sinusoidal frequencies alike. */
@@ -41,20 +42,21 @@ export interface DenoiseConditions {
   conditional: Branch
   unconditional: Branch
   sizeEmbedding: HostTensor
-}
-
-interface Branch {
-  text: HostTensor
-  prior: HostTensor
-  cos: HostTensor
-  sin: HostTensor
-  sources: SourceCache
+  /** Lets go of it; closing the denoiser does it too. */
+  release(): void
 }
 
 export interface Velocities {
   conditional: Float32Array
   /** Null when guidance is off. */
   unconditional: Float32Array | null
+  /** Branches that were computed whole. */
+  computed: number
+}
+
+export interface DenoiserOptions extends StageOptions {
+  /** Leaves blocks out where little changes; see `openSplitBlocks`. Absent or 0: none. */
+  firstBlockCache?: number
 }
 
 export interface Denoiser {
@@ -69,14 +71,16 @@ export interface Denoiser {
    *
    * @param patches float32 [tokens, channels * patch^2]; see `toPatches`
    * @param time the unshifted timestep minus one, or what `modulate` gave for it
-   * @param guided false skips the unconditional branch
+   * @param options.guided false skips the unconditional branch
+   * @param options.mustCompute leaves nothing out, whatever the cache says
+   * @param options.signal ends the step in the middle where the backend can
    * @returns velocities in the same layout as `patches`
    */
   evaluate(
     patches: Float32Array,
     time: number | HostTensor,
     conditions: DenoiseConditions,
-    guided: boolean,
+    options: { guided: boolean; mustCompute?: boolean } & RunHooks,
   ): Promise<Velocities>
   close(): Promise<void>
 }
@@ -84,7 +88,7 @@ export interface Denoiser {
 /** Opens the three graphs of the denoiser. */
 export async function openDenoiser(
   checkpoint: Checkpoint,
-  options: StageOptions,
+  options: DenoiserOptions,
 ): Promise<Denoiser> {
   const config = checkpoint.transformer
   const model = {
@@ -94,14 +98,19 @@ export async function openDenoiser(
   }
   const conditions = await openSession(buildConditions(model), options)
   const modulation = await openSession(buildModulation(model), options)
-  const denoiser = await openSession(buildDenoiser(model), options)
-  const graphs = { conditions, modulation, denoiser }
+  const threshold = options.firstBlockCache ?? 0
+  const blocks =
+    threshold > 0
+      ? await openSplitBlocks(model, { ...options, threshold })
+      : await openWholeBlocks(model, options)
+  const graphs = { conditions, modulation, blocks }
   return {
     readSource: (source) => readSource(graphs, checkpoint, source),
     prepare: (inputs) => prepare(graphs, checkpoint, inputs),
     modulate: (timestep, { sizeEmbedding }) =>
       modulate(graphs, config, { timestep, sizeEmbedding }),
-    async evaluate(patches, time, { conditional, unconditional, sizeEmbedding }, guided) {
+    async evaluate(patches, time, conditions, { guided, ...hooks }) {
+      const { conditional, unconditional, sizeEmbedding } = conditions
       const modulation =
         typeof time === 'number'
           ? await modulate(graphs, config, { timestep: time, sizeEmbedding })
@@ -109,21 +118,19 @@ export async function openDenoiser(
       const shared = {
         patches: toInput(patches, config),
         modulation,
-        kept: toCount(0),
       }
-      const run = async ({ sources, ...branch }: Branch) => {
-        const feeds = { ...branch, ...shared, ...sources }
-        return takeFloats(await denoiser.run(feeds, ['velocity']), 'velocity')
-      }
+      const withPrompt = await conditional.step(shared, hooks)
+      const without = guided ? await unconditional.step(shared, hooks) : null
       return {
-        conditional: await run(conditional),
-        unconditional: guided ? await run(unconditional) : null,
+        conditional: withPrompt.velocity,
+        unconditional: without?.velocity ?? null,
+        computed: Number(withPrompt.isComputed) + Number(without?.isComputed ?? false),
       }
     },
     async close() {
       await conditions.close()
       await modulation.close()
-      await denoiser.close()
+      await blocks.close()
     },
   }
 }
@@ -131,7 +138,7 @@ export async function openDenoiser(
 interface Graphs {
   conditions: Session
   modulation: Session
-  denoiser: Session
+  blocks: Blocks
 }
 
 async function readSource(
@@ -154,11 +161,11 @@ async function readSource(
     ...toRotaryTables(config.headDim, { ...grid, textLength: 0 }),
     ...emptyCache(config),
   }
-  return toCache(await graphs.denoiser.run(feeds, keptNames(config)), config)
+  return toCache(await graphs.blocks.keep(feeds), config)
 }
 
 async function prepare(
-  { conditions }: Graphs,
+  { conditions, blocks }: Graphs,
   { transformer: config, patchPixels }: Checkpoint,
   inputs: DenoiseInputs,
 ): Promise<DenoiseConditions> {
@@ -170,12 +177,19 @@ async function prepare(
   const branch = (textName: string, priorName: string, sources: SourceCache): Branch => {
     const text = takeTensor(results, textName)
     const own = dropRows(rotary, longest - (text.shape[0] ?? 0))
-    return { text, prior: takeTensor(results, priorName), sources, ...own }
+    const prior = takeTensor(results, priorName)
+    return blocks.bind({ text, prior, kept: toCount(0), ...own, ...sources })
   }
   const nothing = emptyCache(config)
+  const conditional = branch('text', 'prior', inputs.sources ?? nothing)
+  const unconditional = branch('text_null', 'prior_null', nothing)
   return {
-    conditional: branch('text', 'prior', inputs.sources ?? nothing),
-    unconditional: branch('text_null', 'prior_null', nothing),
+    conditional,
+    unconditional,
+    release() {
+      conditional.release()
+      unconditional.release()
+    },
     sizeEmbedding: takeTensor(results, 'size_embedding'),
   }
 }

@@ -3,6 +3,7 @@ import type { Checkpoint } from '../model/checkpoint.ts'
 import { canEdit } from '../model/editing.ts'
 import { requireCardMemory } from '../model/card-memory.ts'
 import { requireMemory } from '../model/memory.ts'
+import { openQuantised } from '../model/quantised.ts'
 import { readSize } from '../model/serving.ts'
 import { warmFiles } from '../model/warm-read.ts'
 import type { StageOptions } from './glyph-encoder.ts'
@@ -12,7 +13,7 @@ import type { PainterStage } from './painter-stage.ts'
 import { planRequest } from './plan-request.ts'
 import type { PlannedRequest } from './plan-request.ts'
 import { requireProvider } from './session.ts'
-import type { Provider } from './session.ts'
+import type { Backend, Provider } from './session.ts'
 import { roundMs } from './stage.ts'
 import { countCells, fitTokens, planWrittenGrids } from './visual-tokens.ts'
 import { openWriterStage } from './writer-stage.ts'
@@ -34,10 +35,15 @@ export interface Pipeline {
 export interface PipelineOptions {
   threads?: number
   provider?: Provider
+  backend?: Backend
   /** Pictures whose layout is written at once; see `openWriterStage`. */
   batch?: number
+  /** See `WriterOptions`. */
+  arWeights?: 'int8'
   /** Leaves steps out, which changes pictures; see `createStepCache`. */
   stepCache?: number
+  /** Leaves blocks of steps out, which changes pictures; see `openSplitBlocks`. */
+  firstBlockCache?: number
 }
 
 export interface Stages {
@@ -71,9 +77,12 @@ export async function openPipeline(
 ): Promise<Pipeline> {
   const { onLoading = () => {}, ...stageOptions } = options
   const isCard = options.provider === 'cuda'
-  await requireProvider(options.provider ?? 'cpu')
+  await requireProvider(options)
   const checkpoint = await openCheckpoint(modelDir)
-  await (isCard ? requireCardMemory(checkpoint) : requireMemory(checkpoint))
+  const quantised = options.arWeights === 'int8' ? await openQuantised(checkpoint) : undefined
+  await (isCard
+    ? requireCardMemory(checkpoint)
+    : requireMemory(checkpoint, { ...(quantised && { quantised }) }))
   await warmFiles(checkpoint, (done, total) => onLoading({ part: 'read', done, total }))
   onLoading({ part: 'open', done: 0, total: 1 })
   const stages = await openStages(checkpoint, stageOptions)
@@ -88,6 +97,8 @@ export async function openPipeline(
     weightsHash: await checkpoint.hash(),
     provider: options.provider ?? 'cpu',
     ...(options.stepCache && { stepCache: options.stepCache }),
+    ...(options.firstBlockCache && { firstBlockCache: options.firstBlockCache }),
+    ...(options.arWeights && { arWeights: options.arWeights }),
   }
   if (isCard) {
     onLoading({ part: 'warm', done: 0, total: 1 })
@@ -112,20 +123,26 @@ const openStagesHere: OpenStages = async (checkpoint, options) => ({
 /** How each half is opened. */
 export const openHalf = {
   writer: (checkpoint: Checkpoint, options: PipelineOptions): Promise<WriterStage> =>
-    openWriterStage(checkpoint, { ...toStageOptions(options), batch: options.batch ?? 1 }),
+    openWriterStage(checkpoint, {
+      ...toStageOptions(options),
+      batch: options.batch ?? 1,
+      ...(options.arWeights && { arWeights: options.arWeights }),
+    }),
   painter: (checkpoint: Checkpoint, options: PipelineOptions): Promise<PainterStage> =>
     openPainterStage(checkpoint, {
       ...toStageOptions(options),
       stepCache: options.stepCache ?? 0,
+      firstBlockCache: options.firstBlockCache ?? 0,
     }),
 }
 
 /** The processor has no bfloat16 kernels for most operators; the card has, and float32 would double its memory. */
-function toStageOptions({ threads, provider }: PipelineOptions): StageOptions {
+function toStageOptions({ threads, provider, backend }: PipelineOptions): StageOptions {
   return {
     compute: provider === 'cuda' ? 'bfloat16' : 'float32',
     ...(threads !== undefined && { threads }),
     ...(provider !== undefined && { provider }),
+    ...(backend !== undefined && { backend }),
   }
 }
 

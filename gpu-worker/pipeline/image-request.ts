@@ -63,6 +63,10 @@ export interface ModelInfo {
   provider: string
   /** The threshold by which steps are left out; absent where none is. */
   stepCache?: number
+  /** The threshold by which blocks of steps are left out; absent where none is. */
+  firstBlockCache?: number
+  /** How the writer's matrices are kept; absent: as they are stored. */
+  arWeights?: 'int8'
 }
 
 export interface GenerateHooks {

@@ -12,11 +12,11 @@ import type { ImageResult, Progress } from './image-request.ts'
 import { createNoise } from './noise.ts'
 import { requireFinite } from './outputs.ts'
 import { fromPatches, toPatches } from './patches.ts'
-import type { HostTensor } from './session.ts'
+import type { HostTensor, RunHooks } from './session.ts'
 import { createSourceReader } from './source-reader.ts'
 import type { CodedSource } from './source-reader.ts'
 import { pause, startTimer } from './stage.ts'
-import type { Stage } from './stage.ts'
+import type { Stage, StageHooks } from './stage.ts'
 import { createStepCache } from './step-cache.ts'
 import { planWrittenGrids, upsample } from './visual-tokens.ts'
 
@@ -34,6 +34,8 @@ export type PainterStage = Stage<PaintInput, Painted>
 export interface PainterOptions {
   /** See `createStepCache`; absent or 0: every step is computed. */
   stepCache?: number
+  /** See `openSplitBlocks`; absent or 0: every block is computed. */
+  firstBlockCache?: number
 }
 
 /**
@@ -51,7 +53,7 @@ export async function openPainterStage(
   let turn: Promise<unknown> = Promise.resolve()
   return {
     async run(input, hooks) {
-      const drawn = turn.then(() => draw(parts, input, (progress) => pause(hooks, progress)))
+      const drawn = turn.then(() => draw(parts, input, hooks))
       turn = drawn.catch(() => {})
       const { planes, timer } = await drawn
       const image = await encodeImage(toPixels(planes), input.request, input.request.format)
@@ -72,6 +74,11 @@ export async function openPainterStage(
 type Parts = Awaited<ReturnType<typeof openParts>>
 type Report = (progress: Progress) => Promise<void>
 
+/** How a picture is followed, and ended. */
+interface Watch extends RunHooks {
+  report: Report
+}
+
 async function openParts(checkpoint: Checkpoint, options: StageOptions & PainterOptions) {
   const glyphs = await openGlyphEncoder(checkpoint, { ...options, compute: 'float32' })
   const denoiser = await openDenoiser(checkpoint, options)
@@ -86,15 +93,19 @@ async function openParts(checkpoint: Checkpoint, options: StageOptions & Painter
   }
 }
 
-async function draw(parts: Parts, input: PaintInput, report: Report) {
+async function draw(parts: Parts, input: PaintInput, hooks: StageHooks) {
   const { request } = input
+  const { signal } = hooks
+  const report: Report = (progress) => pause(hooks, progress)
   const timer = startTimer()
   const conditions = await prepare(parts, input, report)
   timer.lap('glyph')
-  const latents = await denoise(parts, request, conditions, report)
+  const latents = await denoise(parts, request, conditions, { report, signal }).finally(() =>
+    conditions.release(),
+  )
   timer.lap('denoise')
   await report({ stage: 'decode', step: 0, total: 1 })
-  const planes = await parts.decoder.decode(latents, toLatentGrid(parts, request))
+  const planes = await parts.decoder.decode(latents, toLatentGrid(parts, request), { signal })
   await report({ stage: 'decode', step: 1, total: 1 })
   timer.lap('decode')
   return { planes, timer }
@@ -126,7 +137,7 @@ async function denoise(
   parts: Parts,
   request: PaintInput['request'],
   conditions: DenoiseConditions,
-  report: Report,
+  { report, signal }: Watch,
 ): Promise<Float32Array> {
   const { checkpoint } = parts
   const { seed, steps } = request
@@ -141,10 +152,13 @@ async function denoise(
   )
   await report({ stage: 'denoise', step: 0, total: steps })
   for (const [step, timestep] of timesteps.entries()) {
+    const isLast = step === steps - 1
     const modulation = await parts.denoiser.modulate(timestep - 1, conditions)
     const velocity =
-      cache.reuse(takeRows(modulation), step === steps - 1) ??
-      cache.keep(await evaluate(parts, { patches, modulation, conditions, request }))
+      cache.reuse(takeRows(modulation), isLast) ??
+      cache.keep(
+        await evaluate(parts, { patches, modulation, conditions, request, isLast, signal }),
+      )
     const [sigma = 0, sigmaNext = 0] = sigmas.subarray(step, step + 2)
     stepEuler(patches, velocity, { sigma, sigmaNext })
     await report({ stage: 'denoise', step: step + 1, total: steps })
@@ -154,16 +168,21 @@ async function denoise(
 
 async function evaluate(
   { denoiser }: Parts,
-  input: Pick<PaintInput, 'request'> & {
+  input: RunHooks & {
+    request: PaintInput['request']
     patches: Float32Array
     modulation: HostTensor
     conditions: DenoiseConditions
+    isLast: boolean
   },
 ): Promise<Float32Array> {
-  const { patches, modulation, conditions } = input
+  const { patches, modulation, conditions, isLast, signal } = input
   const { guidanceScale } = input.request
-  const isGuided = guidanceScale > 1
-  const velocities = await denoiser.evaluate(patches, modulation, conditions, isGuided)
+  const velocities = await denoiser.evaluate(patches, modulation, conditions, {
+    guided: guidanceScale > 1,
+    mustCompute: isLast,
+    signal,
+  })
   const { conditional, unconditional } = velocities
   if (unconditional) applyGuidance(conditional, unconditional, guidanceScale)
   requireFinite(conditional, 'denoise')

@@ -1,21 +1,22 @@
 import { join } from 'node:path'
 import type { EngineError } from '../engine-error.ts'
-import { createDecoderBatch, createRow } from './decoder-batch.ts'
-import type { ChunkResult, DecoderBatch, DecoderRow } from './decoder-batch.ts'
+import type { ChunkResult, DecoderBatch } from './decoder-batch.ts'
+import { createRow } from './decoder-rows.ts'
+import type { DecoderRow } from './decoder-rows.ts'
+import { openDecoder } from './decoder-session.ts'
 import type { StageOptions } from './glyph-encoder.ts'
 import { notFinite } from './outputs.ts'
 import { planPositions } from './positions.ts'
 import type { PlacedGrid } from './positions.ts'
 import { openPromptRenderer, planGrids } from './prompt.ts'
 import type { Grid, GridPlan, PromptRenderer } from './prompt.ts'
-import { openSession } from './session.ts'
 import { openTokenizer } from './tokenizer.ts'
 import type { TextTokenizer } from './tokenizer.ts'
 import { createUniforms } from './uniforms.ts'
 import type { Checkpoint } from '../model/checkpoint.ts'
 import type { AutoregressiveConfig } from '../model/config.ts'
-import { buildDecoder } from '../model/decoder.ts'
 import { createRotaryTable } from '../model/rope.ts'
+import { openQuantised } from '../model/quantised.ts'
 import { CheckpointError } from '../model/checkpoint-error.ts'
 
 export interface VisualTokens {
@@ -83,6 +84,14 @@ export interface VisualTokenWriter {
 const CHUNK_TOKENS = 32
 
 export interface WriterOptions {
+  /**
+   * `int8` takes the matrices of the layers from the file that `quantiseWeights` made; absent: as they are stored.
+   *
+   * On the reference writer, whose weights are random, blocks of 32, 64 and 128 move the logits by 4.2, 4.5 and 5.4 percent of
+   * their spread (root mean square) and keep 88, 86 and 87 of 95 likeliest tokens: a drawn layout is another one after some
+   * tokens. What it does to pictures of trained weights is not known. Activations are rounded to 8 bits too.
+   */
+  arWeights?: 'int8'
   chunkTokens?: number
   /** Layouts that are written at once. */
   batch?: number
@@ -102,16 +111,17 @@ export async function openVisualTokenWriter(
   const tokenizer = await openTokenizer(checkpoint.dir)
   const renderer = await openPromptRenderer(checkpoint.dir)
   checkTokens(checkpoint, renderer, tokenizer)
-  const graph = buildDecoder({
+  const model = {
     config,
     tensors: await checkpoint.tensors('vision_language_encoder'),
     compute: options.compute,
     choice: 'nucleus',
     sampling: { ...generation, codebookSize: config.codebookSize },
     withLogits: false,
-  })
-  const session = await openSession(graph, options)
-  const batch = createDecoderBatch(session, config, rowCount)
+    ...(options.arWeights === 'int8' && { quantised: await openQuantised(checkpoint) }),
+  } as const
+  const decoder = await openDecoder(model, options)
+  const batch = decoder.createBatch(rowCount)
   const writer: VisualTokenWriter = {
     plan({ prompt, width, height, seed, sources = [] }) {
       const grids = planWrittenGrids({ width, height, cellPixels: checkpoint.cellPixels }, sources)
@@ -132,7 +142,7 @@ export async function openVisualTokenWriter(
       }
       return toVisualTokens(layout)
     },
-    close: () => session.close(),
+    close: () => decoder.close(),
   }
   return writer
 }
@@ -143,9 +153,9 @@ async function advance(
   chunkTokens: number,
 ): Promise<ReadonlyMap<Layout, EngineError>> {
   const unread = layouts.find(({ row }) => row.fed === 0)
-  if (unread) return note([unread], await batch.read(unread.row, 1))
-  const count = Math.min(chunkTokens, ...layouts.map((own) => own.total - own.written.length))
   const rows = layouts.map(({ row }) => row)
+  if (unread) return note([unread], await batch.read(unread.row, 1, rows))
+  const count = Math.min(chunkTokens, ...layouts.map((own) => own.total - own.written.length))
   return note(layouts, await batch.write(rows, count))
 }
 

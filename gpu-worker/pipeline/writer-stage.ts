@@ -9,7 +9,7 @@ import type { CodeReader } from './source-reader.ts'
 import { canceledIn, pause, roundMs } from './stage.ts'
 import type { Stage, StageHooks } from './stage.ts'
 import { openVisualTokenWriter, toVisualTokens } from './visual-tokens.ts'
-import type { Layout, SourceCodes, VisualTokenWriter } from './visual-tokens.ts'
+import type { Layout, SourceCodes, VisualTokenWriter, WriterOptions } from './visual-tokens.ts'
 
 export interface WriteInput {
   request: Pick<CheckedRequest, 'prompt' | 'width' | 'height' | 'seed'>
@@ -37,7 +37,7 @@ export type WriterStage = Stage<WriteInput, Written>
  */
 export async function openWriterStage(
   checkpoint: Checkpoint,
-  options: StageOptions & { batch: number },
+  options: StageOptions & WriterOptions & { batch: number },
 ): Promise<WriterStage> {
   const parts: Parts = {
     writer: await openVisualTokenWriter(checkpoint, options),

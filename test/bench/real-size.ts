@@ -26,7 +26,7 @@ import { openPixelDecoder } from '../../gpu-worker/pipeline/decode.ts'
 import { openDenoiser } from '../../gpu-worker/pipeline/denoise.ts'
 import { openGlyphEncoder } from '../../gpu-worker/pipeline/glyph-encoder.ts'
 import type { StageOptions } from '../../gpu-worker/pipeline/glyph-encoder.ts'
-import { RUNTIME_VERSION } from '../../gpu-worker/pipeline/session.ts'
+import { runtimeVersion } from '../../gpu-worker/pipeline/session.ts'
 import { openLatentEncoder, openVisionTower } from '../../gpu-worker/pipeline/source-encoder.ts'
 import { openVisualTokenWriter } from '../../gpu-worker/pipeline/visual-tokens.ts'
 import { describeMachine } from '../support/machine.ts'
@@ -92,7 +92,7 @@ async function runAll(rounds: number) {
     }
     return {
       ...describeMachine(),
-      onnxruntime: RUNTIME_VERSION,
+      onnxruntime: await runtimeVersion('node'),
       rounds,
       results: rows.map((row) => ({ row, ...summarize(samples.get(row) ?? []) })),
     }

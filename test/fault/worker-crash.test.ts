@@ -98,31 +98,38 @@ describe('a job that kills its workers', () => {
     await floor.untilLettersRead()
   })
 
-  test('whose engine is killed is tried again after a pause, and the failure is counted', async () => {
-    const engine = await startEngine({ modelDir: MODEL_DIR, threads: 1 })
-    let isKilled = false
-    const killOnce: Engine['generate'] = (request, hooks) =>
-      engine.generate(request, {
-        ...hooks,
-        onProgress() {
-          if (!isKilled && engine.pid !== undefined) process.kill(engine.pid, 'SIGKILL')
-          isKilled = true
-        },
-      })
-    const jobId = await floor.newJob({ n: 2 })
-    const worker = await floor.startInside({ engine: wrapEngine(engine, killOnce) })
-    await floor.queue.send(jobId)
-    await floor.untilState(jobId, 'queued', worker)
-    expect(await floor.jobRow(jobId)).toMatchObject({ failures: 1, errorCode: 'engine_crashed' })
-    await until(
-      () => worker.log.some(({ event }) => event === 'job_end'),
-      () => `the attempt to end:\n${worker.output()}`,
-    )
-    expect(floor.queue.counts()).toMatchObject({ inflight: 1 })
-    await floor.queue.expireVisibility()
-    await floor.untilState(jobId, 'succeeded', worker)
-    await floor.expectDelivered(jobId, 2)
-  })
+  test.each([
+    ['node', 'SIGKILL'],
+    // What a fault in native code ends with.
+    ['capi', 'SIGSEGV'],
+  ] as const)(
+    'whose engine on %s ends by %s is tried again after a pause, and the failure is counted',
+    async (backend, end) => {
+      const engine = await startEngine({ modelDir: MODEL_DIR, threads: 1, backend })
+      let isKilled = false
+      const killOnce: Engine['generate'] = (request, hooks) =>
+        engine.generate(request, {
+          ...hooks,
+          onProgress() {
+            if (!isKilled && engine.pid !== undefined) process.kill(engine.pid, end)
+            isKilled = true
+          },
+        })
+      const jobId = await floor.newJob({ n: 2 })
+      const worker = await floor.startInside({ engine: wrapEngine(engine, killOnce) })
+      await floor.queue.send(jobId)
+      await floor.untilState(jobId, 'queued', worker)
+      expect(await floor.jobRow(jobId)).toMatchObject({ failures: 1, errorCode: 'engine_crashed' })
+      await until(
+        () => worker.log.some(({ event }) => event === 'job_end'),
+        () => `the attempt to end:\n${worker.output()}`,
+      )
+      expect(floor.queue.counts()).toMatchObject({ inflight: 1 })
+      await floor.queue.expireVisibility()
+      await floor.untilState(jobId, 'succeeded', worker)
+      await floor.expectDelivered(jobId, 2)
+    },
+  )
 
   test('with a request that the model refuses ends at the first try', async () => {
     const jobId = await floor.newJob({ width: 48 })

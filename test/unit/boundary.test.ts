@@ -19,7 +19,8 @@ const MAY_IMPORT: Record<string, string[]> = {
 /** Third-party packages with one owner each: a second importer would be a second doorway. */
 const OWNERS: [name: RegExp, owners: RegExp][] = [
   [/^hono(\/|$)|^@hono\//, /^edge\//],
-  [/^onnxruntime-node$/, /^gpu-worker\/pipeline\/session\.ts$/],
+  [/^onnxruntime-node$/, /^gpu-worker\/onnxruntime\/node-session\.ts$/],
+  [/^koffi$/, /^gpu-worker\/onnxruntime\/c-library\.ts$/],
   // Foreign files come in by one and ours go out by the other.
   [/^sharp$/, /^gpu-worker\/pipeline\/(read-image|encode)\.ts$/],
   [

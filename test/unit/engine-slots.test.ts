@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { startEngine } from '../../gpu-worker/engine.ts'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import type { ImageRequest, Progress } from '../../gpu-worker/pipeline/image-request.ts'
+import { BACKENDS } from '../../gpu-worker/pipeline/session.ts'
 import { drawPicture } from '../support/pictures.ts'
 
 vi.setConfig({ testTimeout: 120_000 })
@@ -33,11 +34,11 @@ function childCount(): number {
   return list.split(' ').filter((pid) => pid !== '').length
 }
 
-describe('an engine with four slots', () => {
+describe.each(BACKENDS)('an engine with four slots on %s', (backend) => {
   let engine: Engine
   let edit: ImageRequest
   beforeAll(async () => {
-    engine = await startEngine({ modelDir: MODEL_DIR, threads: 2, slots: SLOTS })
+    engine = await startEngine({ modelDir: MODEL_DIR, threads: 2, slots: SLOTS, backend })
     const images = [await drawPicture(1, { width: 96, height: 64 })]
     edit = { prompt: "Write 'Sale' on it", images, seed: 9, steps: 2, format: 'webp' }
   })

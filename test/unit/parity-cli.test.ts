@@ -75,6 +75,23 @@ test('the reference folder agrees in every stage of every case', async () => {
   expect(out).toMatch(/^(\d+) of \1 stages agree$/m)
 })
 
+test.each([['--backend', 'capi'], ['--backend=capi']])(
+  'the C interface agrees with the reference too: %s',
+  async (...flags) => {
+    const dir = await copyCases('ar_poster', 'dit_poster')
+    const { code, out } = await run(dir, ...flags)
+    expect(code).toBe(0)
+    expect(out).toMatch(/^dit_poster +final latents .* ok$/m)
+    expect(out).toMatch(/^(\d+) of \1 stages agree$/m)
+  },
+)
+
+test('a backend that there is not is wrong usage', async () => {
+  const { code, err } = await run(GOLDEN, '--backend', 'wasm')
+  expect(code).toBe(2)
+  expect(err).toContain('[--backend node|capi]')
+})
+
 test.each([
   ['a weight', 'transformer', 'proj_out.bias', 'dit_poster', 'conditional call'],
   ['a weight', 'text_encoder', 'encoder.final_layer_norm.weight', 'glyph_poster', 'prompt embeds'],

@@ -13,7 +13,6 @@ import {
   transformerSchema,
   vaeSchema,
 } from '../../../gpu-worker/model/config.ts'
-import { buildDecoder } from '../../../gpu-worker/model/decoder.ts'
 import { createRotaryTable } from '../../../gpu-worker/model/rope.ts'
 import { openTensors } from '../../../gpu-worker/model/safetensors.ts'
 import { visionSchema } from '../../../gpu-worker/model/editing.ts'
@@ -25,7 +24,8 @@ import { openDenoiser } from '../../../gpu-worker/pipeline/denoise.ts'
 import { fromPatches, toPatches } from '../../../gpu-worker/pipeline/patches.ts'
 import { openGlyphEncoder } from '../../../gpu-worker/pipeline/glyph-encoder.ts'
 import { planPositions } from '../../../gpu-worker/pipeline/positions.ts'
-import { openSession } from '../../../gpu-worker/pipeline/session.ts'
+import { openDecoder } from '../../../gpu-worker/pipeline/decoder-session.ts'
+import { BACKENDS, openSession } from '../../../gpu-worker/pipeline/session.ts'
 import { samplePositions } from '../../../gpu-worker/pipeline/source-grid.ts'
 import {
   createNumbers,
@@ -116,7 +116,9 @@ test('the denoiser with and without the prompt, and with a condition image', asy
   const conditions = await denoiser.prepare(inputs)
   const layout = { channels: 4, rows: 4, columns: 8, patch: 2 }
   const patches = toPatches(createNumbers(128, 1), layout)
-  const { conditional, unconditional } = await denoiser.evaluate(patches, 979, conditions, true)
+  const { conditional, unconditional } = await denoiser.evaluate(patches, 979, conditions, {
+    guided: true,
+  })
   const sources = await denoiser.readSource({
     patches: toPatches(createNumbers(64, 3), { channels: 4, rows: 4, columns: 4, patch: 2 }),
     priorIds: [1, 2, 3, 4],
@@ -124,7 +126,7 @@ test('the denoiser with and without the prompt, and with a condition image', asy
     width: 64,
   })
   const edit = await denoiser.prepare({ ...inputs, sources })
-  const edited = await denoiser.evaluate(patches, 979, edit, true)
+  const edited = await denoiser.evaluate(patches, 979, edit, { guided: true })
   await denoiser.close()
   const withPrompt = differenceFrom(fromPatches(conditional, layout), {
     first: [-0.562495, -0.816469, 0.916943, -0.376965, 1.288909, 0.439862],
@@ -341,129 +343,138 @@ async function writeWriter(name: string) {
   return { tensors, config }
 }
 
-test('the writer of visual tokens, for the prompt and for tokens fed back', async () => {
-  const { tensors, config } = await writeWriter('tokens')
-  const graph = buildDecoder({
-    config,
-    tensors,
-    compute: 'float32',
-    choice: 'forced',
-    sampling: { temperature: 1, topP: 1, topK: 0, codebookSize: config.codebookSize },
-    withLogits: true,
-  })
-  const session = await openSession(graph, { threads: 1 })
-  const ids = [50, 51, 52, 60, 61, 62, 16]
-  const grids = { large: { rows: 2, columns: 3 }, preview: { rows: 1, columns: 2 } }
-  const rotary = createRotaryTable(planPositions(ids.length, grids), config.rope)
-  // One more draw than there are tokens, to see the logits after the last of them.
-  const forced = BigInt64Array.from([3n, 7n, 1n, 0n, 2n, 5n, 9n, 4n, 0n])
-  const run = startDecoderRun(session, config, { ids, rotary, draws: { forced } })
-  const { promptLogits, stepLogits } = await run.write(forced.length)
-  await session.close()
-  const rowOf = (tensor: typeof stepLogits, row: number) =>
-    (tensor!.data as Float32Array).slice(row * 20, (row + 1) * 20)
-  const prompt = differenceFrom(rowOf(promptLogits, ids.length - 1), {
-    first: [
-      0.168375, 1.329971, 0.398427, -0.024823, 0.969722, 0.552777, -1.134227, -1.956142, -0.505439,
-      -2.454964, 1.045806, -0.166612, -1.01494, -0.729215, -0.920207, -1.563635, 0.215241,
-      -0.255341, 0.027535, 0.949229,
-    ],
-    sum: -5.068462,
-  })
-  expect(prompt).toBeLessThan(TOLERANCE)
-  for (const [row, first, sum] of [
-    [0, [0.245038, 0.603956, -2.66315, -1.443256, -2.703905, 1.112984], -7.37726],
-    [1, [1.192353, -0.662934, -1.644704, -0.892497, -0.527526, 3.161208], 10.20518],
-    [2, [2.223313, -0.81027, -1.23789, -0.414869, 0.753308, 1.635724], 4.72589],
-    [7, [2.328904, 0.746035, -1.414913, -0.516739, -0.179299, 1.662488], 3.17361],
-  ] as const) {
-    expect(differenceFrom(rowOf(stepLogits, row), { first, sum }), `token ${row}`).toBeLessThan(
-      TOLERANCE,
-    )
-  }
-})
-
-test('codes of a condition image, and the writer after a prompt that holds them', async () => {
-  const vision = visionSchema.parse({
-    vision_config: {
-      depth: 2,
-      hidden_size: 24,
-      num_heads: 2,
-      patch_size: 4,
-      image_size: 32,
-      intermediate_size: 40,
-    },
-    vq_config: { embed_dim: 10, num_embeddings: 16 },
-  })
-  const block = (index: number): Shapes => {
-    const name = `model.visual.blocks.${index}`
-    return {
-      ...norm(`${name}.norm1`, 24),
-      ...norm(`${name}.norm2`, 24),
-      ...linearShapes({
-        [`${name}.attn.qkv`]: [72, 24],
-        [`${name}.attn.proj`]: [24, 24],
-        [`${name}.mlp.fc1`]: [40, 24],
-        [`${name}.mlp.fc2`]: [24, 40],
-      }),
+test.each(BACKENDS)(
+  'the writer of visual tokens, for the prompt and for tokens fed back: %s',
+  async (backend) => {
+    const { tensors, config } = await writeWriter(`tokens-${backend}`)
+    const model = {
+      config,
+      tensors,
+      compute: 'float32',
+      choice: 'forced',
+      sampling: { temperature: 1, topP: 1, topK: 0, codebookSize: config.codebookSize },
+      withLogits: true,
+    } as const
+    const decoder = await openDecoder(model, { threads: 1, backend })
+    const ids = [50, 51, 52, 60, 61, 62, 16]
+    const grids = { large: { rows: 2, columns: 3 }, preview: { rows: 1, columns: 2 } }
+    const rotary = createRotaryTable(planPositions(ids.length, grids), config.rope)
+    // One more draw than there are tokens, to see the logits after the last of them.
+    const forced = BigInt64Array.from([3n, 7n, 1n, 0n, 2n, 5n, 9n, 4n, 0n])
+    const run = startDecoderRun(decoder, { ids, rotary, draws: { forced } })
+    const { promptLogits, stepLogits } = await run.write(forced.length)
+    await decoder.close()
+    const rowOf = (tensor: typeof stepLogits, row: number) =>
+      (tensor!.data as Float32Array).slice(row * 20, (row + 1) * 20)
+    const prompt = differenceFrom(rowOf(promptLogits, ids.length - 1), {
+      first: [
+        0.168375, 1.329971, 0.398427, -0.024823, 0.969722, 0.552777, -1.134227, -1.956142,
+        -0.505439, -2.454964, 1.045806, -0.166612, -1.01494, -0.729215, -0.920207, -1.563635,
+        0.215241, -0.255341, 0.027535, 0.949229,
+      ],
+      sum: -5.068462,
+    })
+    expect(prompt).toBeLessThan(TOLERANCE)
+    for (const [row, first, sum] of [
+      [0, [0.245038, 0.603956, -2.66315, -1.443256, -2.703905, 1.112984], -7.37726],
+      [1, [1.192353, -0.662934, -1.644704, -0.892497, -0.527526, 3.161208], 10.20518],
+      [2, [2.223313, -0.81027, -1.23789, -0.414869, 0.753308, 1.635724], 4.72589],
+      [7, [2.328904, 0.746035, -1.414913, -0.516739, -0.179299, 1.662488], 3.17361],
+    ] as const) {
+      expect(differenceFrom(rowOf(stepLogits, row), { first, sum }), `token ${row}`).toBeLessThan(
+        TOLERANCE,
+      )
     }
-  }
-  const eyes = await writeModel('vision', {
-    ...conv('model.visual.patch_embed.proj', 24, 3, 4),
-    'model.visual.embeddings.position_embedding.weight': [64, 24],
-    ...block(0),
-    ...block(1),
-    ...conv('model.vqmodel.quant_conv', 10, 24, 1),
-    'model.vqmodel.quantize.embedding.weight': [16, 10],
-  })
-  const grid = { rows: 2, columns: 3 }
-  const tower = await openSession(buildVisionTower(vision, eyes, 'float32'), { threads: 1 })
-  const { corners, shares } = samplePositions(grid, vision.positionSide)
-  const { codes, features } = await tower.run({
-    patches: { data: createNumbers(288, 6), shape: [6, 48] },
-    corners: { data: corners, shape: [4, 6] },
-    shares: { data: shares, shape: [4, 6] },
-  })
-  await tower.close()
-  const difference = differenceFrom(features!.data as Float32Array, {
-    first: [1.225188, -0.145105, 2.991824, -0.449246, 0.388225, -0.770115],
-    last: [0.229891, 0.593537, 1.619615],
-    sum: 35.48449,
-    absoluteSum: 147.52495,
-  })
-  expect(difference).toBeLessThan(TOLERANCE)
-  expect(Array.from(codes!.data, Number)).toEqual([7, 6, 7, 7, 7, 7])
+  },
+)
 
-  const { tensors, config } = await writeWriter('tokens-after-image')
-  const ids = [16, 7, 6, 7, 7, 7, 7, 17, 50, 51, 60, 61, 16]
-  const grids = { large: { rows: 2, columns: 2 }, preview: null }
-  const positions = planPositions(ids.length, grids, [{ start: 1, ...grid }])
-  expect(positions).toEqual({
-    temporal: [0, 1, 1, 1, 1, 1, 1, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10, 12],
-    height: [0, 1, 1, 1, 2, 2, 2, 4, 5, 6, 7, 8, 9, 10, 10, 11, 11, 12],
-    width: [0, 1, 2, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 10, 11, 12],
-  })
-  const graph = buildDecoder({
-    config,
-    tensors,
-    compute: 'float32',
-    choice: 'forced',
-    sampling: { temperature: 1, topP: 1, topK: 0, codebookSize: config.codebookSize },
-    withLogits: true,
-  })
-  const session = await openSession(graph, { threads: 1 })
-  const rotary = createRotaryTable(positions, config.rope)
-  const run = startDecoderRun(session, config, {
-    ids,
-    rotary,
-    draws: { forced: BigInt64Array.of(0n) },
-  })
-  const { promptLogits } = await run.write(1)
-  await session.close()
-  const last = (promptLogits!.data as Float32Array).slice(-20)
-  const ofLast = differenceFrom(last, {
-    first: [-0.782761, 0.667067, -0.9232, 1.260689, -0.42307, -2.372547],
-    sum: -5.65835,
-  })
-  expect(ofLast).toBeLessThan(TOLERANCE)
-})
+test.each(BACKENDS)(
+  'codes of a condition image, and the writer after a prompt that holds them: %s',
+  async (backend) => {
+    const vision = visionSchema.parse({
+      vision_config: {
+        depth: 2,
+        hidden_size: 24,
+        num_heads: 2,
+        patch_size: 4,
+        image_size: 32,
+        intermediate_size: 40,
+      },
+      vq_config: { embed_dim: 10, num_embeddings: 16 },
+    })
+    const block = (index: number): Shapes => {
+      const name = `model.visual.blocks.${index}`
+      return {
+        ...norm(`${name}.norm1`, 24),
+        ...norm(`${name}.norm2`, 24),
+        ...linearShapes({
+          [`${name}.attn.qkv`]: [72, 24],
+          [`${name}.attn.proj`]: [24, 24],
+          [`${name}.mlp.fc1`]: [40, 24],
+          [`${name}.mlp.fc2`]: [24, 40],
+        }),
+      }
+    }
+    const eyes = await writeModel(`vision-${backend}`, {
+      ...conv('model.visual.patch_embed.proj', 24, 3, 4),
+      'model.visual.embeddings.position_embedding.weight': [64, 24],
+      ...block(0),
+      ...block(1),
+      ...conv('model.vqmodel.quant_conv', 10, 24, 1),
+      'model.vqmodel.quantize.embedding.weight': [16, 10],
+    })
+    const grid = { rows: 2, columns: 3 }
+    const tower = await openSession(buildVisionTower(vision, eyes, 'float32'), {
+      threads: 1,
+      backend,
+    })
+    const { corners, shares } = samplePositions(grid, vision.positionSide)
+    const { codes, features } = await tower.run({
+      patches: { data: createNumbers(288, 6), shape: [6, 48] },
+      corners: { data: corners, shape: [4, 6] },
+      shares: { data: shares, shape: [4, 6] },
+    })
+    await tower.close()
+    const difference = differenceFrom(features!.data as Float32Array, {
+      first: [1.225188, -0.145105, 2.991824, -0.449246, 0.388225, -0.770115],
+      last: [0.229891, 0.593537, 1.619615],
+      sum: 35.48449,
+      absoluteSum: 147.52495,
+    })
+    expect(difference).toBeLessThan(TOLERANCE)
+    expect(Array.from(codes!.data, Number)).toEqual([7, 6, 7, 7, 7, 7])
+
+    const { tensors, config } = await writeWriter(`tokens-after-image-${backend}`)
+    const ids = [16, 7, 6, 7, 7, 7, 7, 17, 50, 51, 60, 61, 16]
+    const grids = { large: { rows: 2, columns: 2 }, preview: null }
+    const positions = planPositions(ids.length, grids, [{ start: 1, ...grid }])
+    expect(positions).toEqual({
+      temporal: [0, 1, 1, 1, 1, 1, 1, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10, 12],
+      height: [0, 1, 1, 1, 2, 2, 2, 4, 5, 6, 7, 8, 9, 10, 10, 11, 11, 12],
+      width: [0, 1, 2, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 10, 11, 12],
+    })
+    const model = {
+      config,
+      tensors,
+      compute: 'float32',
+      choice: 'forced',
+      sampling: { temperature: 1, topP: 1, topK: 0, codebookSize: config.codebookSize },
+      withLogits: true,
+    } as const
+    const decoder = await openDecoder(model, { threads: 1, backend })
+    const rotary = createRotaryTable(positions, config.rope)
+    const run = startDecoderRun(decoder, {
+      ids,
+      rotary,
+      draws: { forced: BigInt64Array.of(0n) },
+    })
+    const { promptLogits } = await run.write(1)
+    await decoder.close()
+    const last = (promptLogits!.data as Float32Array).slice(-20)
+    const ofLast = differenceFrom(last, {
+      first: [-0.782761, 0.667067, -0.9232, 1.260689, -0.42307, -2.372547],
+      sum: -5.65835,
+    })
+    expect(ofLast).toBeLessThan(TOLERANCE)
+  },
+)

@@ -2,13 +2,13 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { openCheckpoint } from '../../../gpu-worker/model/checkpoint.ts'
-import { buildDecoder } from '../../../gpu-worker/model/decoder.ts'
 import { createRotaryTable } from '../../../gpu-worker/model/rope.ts'
-import { createDecoderBatch, createRow } from '../../../gpu-worker/pipeline/decoder-batch.ts'
-import type { RowInput } from '../../../gpu-worker/pipeline/decoder-batch.ts'
+import { createRow } from '../../../gpu-worker/pipeline/decoder-rows.ts'
+import type { RowInput } from '../../../gpu-worker/pipeline/decoder-rows.ts'
+import { openDecoder } from '../../../gpu-worker/pipeline/decoder-session.ts'
+import type { Decoder } from '../../../gpu-worker/pipeline/decoder-session.ts'
 import { planPositions } from '../../../gpu-worker/pipeline/positions.ts'
-import { openSession } from '../../../gpu-worker/pipeline/session.ts'
-import type { Session } from '../../../gpu-worker/pipeline/session.ts'
+import { BACKENDS } from '../../../gpu-worker/pipeline/session.ts'
 import { openTokenizer } from '../../../gpu-worker/pipeline/tokenizer.ts'
 import { openVisualTokenWriter } from '../../../gpu-worker/pipeline/visual-tokens.ts'
 import type {
@@ -60,10 +60,12 @@ async function writeTogether(writer: VisualTokenWriter, visits: readonly Visit[]
   return { most, failures, written: places.map(({ layout }) => layout.written.join()) }
 }
 
-describe.each([1, 2])('a batch on %d threads', (threads) => {
+const SETTINGS = BACKENDS.flatMap((backend) => [1, 2].map((threads) => ({ backend, threads })))
+
+describe.each(SETTINGS)('a batch on $threads threads of $backend', ({ threads, backend }) => {
   let writer: VisualTokenWriter
   beforeAll(async () => {
-    const options = { compute: 'float32', threads, batch: BATCH, chunkTokens: 16 } as const
+    const options = { compute: 'float32', threads, backend, batch: BATCH, chunkTokens: 16 } as const
     writer = await openVisualTokenWriter(checkpoint, options)
   })
   afterAll(() => writer.close())
@@ -103,20 +105,20 @@ describe.each([1, 2])('a batch on %d threads', (threads) => {
   })
 })
 
-describe('a batch that is not filled up', () => {
-  let session: Session
+describe.each(BACKENDS)('a batch that is not filled up, on %s', (backend) => {
+  let decoder: Decoder
   beforeAll(async () => {
-    const graph = buildDecoder({
+    const model = {
       config,
       tensors: await checkpoint.tensors('vision_language_encoder'),
       compute: 'float32',
       choice: 'nucleus',
       sampling: { ...checkpoint.generation, codebookSize: config.codebookSize },
       withLogits: true,
-    })
-    session = await openSession(graph, { threads: 2 })
+    } as const
+    decoder = await openDecoder(model, { threads: 2, backend })
   })
-  afterAll(() => session.close())
+  afterAll(() => decoder.close())
 
   test('changes the logits of a picture by rounding alone: less than 5e-5 where they spread over 1', async () => {
     const inputs = [3, 11, 17, 24].map((length, index): RowInput => {
@@ -126,9 +128,9 @@ describe('a batch that is not filled up', () => {
       return { ids, rotary, draws: { uniforms: new Float32Array(64).fill(0.5) } }
     })
     const logitsOf = async (together: readonly RowInput[]) => {
-      const batch = createDecoderBatch(session, config)
+      const batch = decoder.createBatch(together.length)
       const rows = together.map(createRow)
-      for (const row of rows) await batch.read(row, 1)
+      for (const row of rows) await batch.read(row, 1, rows)
       const { promptLogits } = await batch.write(rows, 1)
       return [...(promptLogits!.data as Float32Array)]
     }
@@ -143,34 +145,37 @@ describe('a batch that is not filled up', () => {
   })
 })
 
-test('a picture whose numbers are not finite ends alone, and its neighbours are what they are without it', async () => {
-  const copies = await createCheckpointCopies()
-  try {
-    const tokenizer = await openTokenizer(GOLDEN)
-    const poison = 'Zebra'
-    const own = new Set(tokenizer.encode(requestOf(3).prompt + requestOf(6).prompt))
-    const row = tokenizer.encode(poison).find((id) => !own.has(id))
-    const place = {
-      folder: 'vision_language_encoder',
-      tensor: 'model.language_model.embed_tokens.weight',
-      row: row ?? -1,
+test.each(BACKENDS)(
+  'a picture whose numbers are not finite ends alone, and its neighbours are what they are without it: %s',
+  async (backend) => {
+    const copies = await createCheckpointCopies()
+    try {
+      const tokenizer = await openTokenizer(GOLDEN)
+      const poison = 'Zebra'
+      const own = new Set(tokenizer.encode(requestOf(3).prompt + requestOf(6).prompt))
+      const row = tokenizer.encode(poison).find((id) => !own.has(id))
+      const place = {
+        folder: 'vision_language_encoder',
+        tensor: 'model.language_model.embed_tokens.weight',
+        row: row ?? -1,
+      }
+      const broken = await openCheckpoint(await copies.fillRow(GOLDEN, place, NaN))
+      const options = { compute: 'float32', threads: 1, backend, batch: BATCH } as const
+      const writer = await openVisualTokenWriter(broken, options)
+      const expected = [await alone(writer, requestOf(3)), await alone(writer, requestOf(6))]
+      const sick = { ...requestOf(4), prompt: `${requestOf(4).prompt} ${poison}${poison}` }
+      const { written, failures } = await writeTogether(writer, [
+        { request: requestOf(3), from: 0 },
+        { request: sick, from: 1 },
+        { request: requestOf(6), from: 0 },
+      ])
+      expect([written[0], written[2]]).toEqual(expected)
+      expect([...failures.values()]).toMatchObject([
+        { message: 'the model gave numbers that are not finite in stage tokens' },
+      ])
+      await writer.close()
+    } finally {
+      await copies.remove()
     }
-    const broken = await openCheckpoint(await copies.fillRow(GOLDEN, place, NaN))
-    const options = { compute: 'float32', threads: 1, batch: BATCH } as const
-    const writer = await openVisualTokenWriter(broken, options)
-    const expected = [await alone(writer, requestOf(3)), await alone(writer, requestOf(6))]
-    const sick = { ...requestOf(4), prompt: `${requestOf(4).prompt} ${poison}${poison}` }
-    const { written, failures } = await writeTogether(writer, [
-      { request: requestOf(3), from: 0 },
-      { request: sick, from: 1 },
-      { request: requestOf(6), from: 0 },
-    ])
-    expect([written[0], written[2]]).toEqual(expected)
-    expect([...failures.values()]).toMatchObject([
-      { message: 'the model gave numbers that are not finite in stage tokens' },
-    ])
-    await writer.close()
-  } finally {
-    await copies.remove()
-  }
-})
+  },
+)
