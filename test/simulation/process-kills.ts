@@ -10,6 +10,7 @@ import { migrateDatabase } from '../../db/migrate-cli.ts'
 import { findFreePort, startPostgres } from '../../infra/local/postgres.ts'
 import type { LocalPostgres } from '../../infra/local/postgres.ts'
 import { checkBooks } from '../support/books.ts'
+import { SPOT_NOTICE, startMetadataServer } from '../support/metadata-server.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
 import { startQueue } from '../support/queue.ts'
 import { createTenant } from '../support/tenant.ts'
@@ -17,14 +18,24 @@ import { killAll, spawnScript } from '../support/worker.ts'
 import type { TestProcess } from '../support/worker.ts'
 import { createFaultLedger } from './fault-ledger.ts'
 import { createRandom } from './random.ts'
+import type { Random } from './random.ts'
 import type { WorldsResult } from './run-worlds.ts'
 
 const GATEWAYS = 2
 const WORKERS = 2
+const SWEEPS = 1
 const CLIENTS = 4
 /** A caller gives up long before; here it insists, so that every order has an answer in the end. */
 const PATIENCE_MS = 120_000
 const DRAIN_MS = 120_000
+/** A machine is gone two minutes after its notice. */
+const LEAVE_MS = 60_000
+/** Of a worker's ends, which of them are announced. */
+const SPOT_SHARE = 0.4
+/** What says that a worker has left its machine on purpose, so that it is not started again there. */
+const LEFT_EXIT_CODE = 75
+/** Where a machine reads that it is taken away. */
+const SPOT_PATH = 'spot/instance-action'
 const UNIT_MICROS = 15_000n
 
 /** One order of the outside, under a key of its own, and what it heard. */
@@ -35,9 +46,9 @@ interface KilledOrder {
 }
 
 /**
- * Kills real gateways (with their sweeps), workers and PostgreSQL by SIGKILL at random moments while callers order
- * pictures, and then compares orders, files and books. Unlike the worlds this server keeps what it has confirmed:
- * fsync and synchronous commit are on.
+ * Kills real gateways, workers, a sweep and PostgreSQL by SIGKILL at random moments, ends connections under their
+ * statements and takes machines away from workers by a spot notice, while callers order pictures; then compares orders,
+ * files and books. Unlike the worlds this server keeps what it has confirmed: fsync and synchronous commit are on.
  */
 export async function runKills(input: { kills: number; seed: number }): Promise<WorldsResult> {
   const random = createRandom(input.seed, 'kills')
@@ -61,13 +72,14 @@ export async function runKills(input: { kills: number; seed: number }): Promise<
     })
     for (let kill = 0; kill < input.kills; kill++) {
       await wait(100 + random.int(500))
-      const victim = await floor.pickVictim(random.next())
-      ledger.note(`${victim.name} process`, 'SIGKILL')
-      victim.kill()
+      const { point, kind, strike } = await floor.pickVictim(random)
+      ledger.note(point, kind)
+      await strike()
     }
     isOver = true
     await Promise.all(clients)
-    broken.push(...(await untilEnded(floor)))
+    await floor.untilLeft()
+    broken.push(...(await untilEnded(floor)), ...floor.stayed)
     broken.push(...(await compare(floor, orders)), ...(await checkBooks(db)))
   } finally {
     isOver = true
@@ -119,9 +131,20 @@ async function placeOrder(
 
 type KillFloor = Awaited<ReturnType<typeof openKillFloor>>
 
+type PartName = 'gateway' | 'worker' | 'sweep'
+
+/** What happens next, and to whom; for the ledger. */
 interface Victim {
-  name: 'gateway' | 'worker' | 'PostgreSQL'
-  kill(): void
+  point: string
+  kind: 'SIGKILL' | 'spot notice' | 'terminated'
+  strike(): void | Promise<void>
+}
+
+/** The word of its log by which each says that it is at work. */
+const READY: Readonly<Record<PartName, string>> = {
+  gateway: 'listening',
+  worker: 'ready',
+  sweep: 'sweeping',
 }
 
 async function openKillFloor() {
@@ -148,32 +171,42 @@ async function openKillFloor() {
   const shared = { ...queue.env, DATABASE_URL: url, OBJECT_DIR: objectDir }
   const ports = await Promise.all(Array.from({ length: GATEWAYS }, () => findFreePort()))
   const urls = ports.map((one) => `http://127.0.0.1:${one}`)
+  const machines = await Promise.all(Array.from({ length: WORKERS }, () => startMetadataServer()))
   const dead: string[] = []
-  const up = new Map<string, { name: Victim['name']; process: TestProcess }>()
+  /** Sentences about workers that were told of their machine's end and did not leave it in time. */
+  const stayed: string[] = []
+  const leaving: Promise<void>[] = []
+  const up = new Map<string, { name: PartName; slot: number; process: TestProcess }>()
+  const gatewayEnv = { ...shared, KEY_PEPPER: TEST_PEPPER, PUBLIC_URL: 'https://images.example' }
+  const start = (name: PartName, slot: number, workerId: string): TestProcess => {
+    switch (name) {
+      case 'gateway':
+        // What it cannot send at once is left to the sweep beside it.
+        return spawnScript('edge/node.ts', {
+          env: { ...gatewayEnv, PORT: String(ports[slot]), SWEEP: '0' },
+        })
+      case 'sweep':
+        return spawnScript('edge/node/sweep-cli.ts', { env: gatewayEnv })
+      case 'worker': {
+        const machine = { IMDS: machines[slot]?.url ?? '', WORKER_ID: workerId }
+        return spawnScript('test/simulation/worker-process.ts', {
+          env: { ...shared, MODEL_DIR: folder, ...machine },
+        })
+      }
+    }
+  }
 
   /** One process after the other in this place. */
-  const keepSlot = async (name: 'gateway' | 'worker', slot: number) => {
+  const keepSlot = async (name: PartName, slot: number) => {
     for (let life = 0; !isClosing; life++) {
       const workerId = `worker-${slot}-${life}`
-      const started =
-        name === 'gateway'
-          ? spawnScript('edge/node.ts', {
-              env: {
-                ...shared,
-                KEY_PEPPER: TEST_PEPPER,
-                PUBLIC_URL: 'https://images.example',
-                PORT: String(ports[slot]),
-              },
-            })
-          : spawnScript('test/simulation/worker-process.ts', {
-              env: { ...shared, MODEL_DIR: folder, WORKER_ID: workerId },
-            })
+      if (name === 'worker') machines[slot]?.remove(SPOT_PATH)
+      const started = start(name, slot, workerId)
       let isEnded = false
       void started.ended.then(() => (isEnded = true))
-      const word = name === 'gateway' ? 'listening' : 'ready'
       while (!isEnded && !isClosing) {
-        if (started.log.some(({ event }) => event === word)) {
-          up.set(`${name} ${slot}`, { name, process: started })
+        if (started.log.some(({ event }) => event === READY[name])) {
+          up.set(`${name} ${slot}`, { name, slot, process: started })
           break
         }
         await wait(20)
@@ -184,10 +217,32 @@ async function openKillFloor() {
       await wait(50)
     }
   }
+  const keepSlots = (name: PartName, count: number) =>
+    Array.from({ length: count }, (_, slot) => keepSlot(name, slot))
   const slots = [
-    ...Array.from({ length: GATEWAYS }, (_, slot) => keepSlot('gateway', slot)),
-    ...Array.from({ length: WORKERS }, (_, slot) => keepSlot('worker', slot)),
+    ...keepSlots('gateway', GATEWAYS),
+    ...keepSlots('worker', WORKERS),
+    ...keepSlots('sweep', SWEEPS),
   ]
+  /** The worker has to be gone, by itself and with the code that says so, before its machine would be. */
+  const takeMachine = async (slot: number, worker: TestProcess) => {
+    machines[slot]?.set(SPOT_PATH, SPOT_NOTICE)
+    const late = new AbortController()
+    const end = await Promise.race([
+      worker.ended,
+      wait(LEAVE_MS, null, { signal: late.signal }).catch(() => null),
+    ])
+    late.abort()
+    if (isClosing || end?.code === LEFT_EXIT_CODE) return
+    stayed.push(`a worker did not leave its machine: ${JSON.stringify(end)}`)
+    worker.kill('SIGKILL')
+  }
+  /** Half of the connections of gateways, workers and sweep, whatever they are doing. */
+  const endConnections = async () => {
+    await db.sql`
+      select pg_terminate_backend(pid) from pg_stat_activity
+       where application_name like 'glyphpress%' and pid <> pg_backend_pid() and random() < 0.5`
+  }
   const keepServer = async () => {
     while (!isClosing) {
       await server.ended
@@ -202,25 +257,45 @@ async function openKillFloor() {
     db,
     urls,
     objectDir,
+    stayed,
     async untilUp() {
-      while (up.size < GATEWAYS + WORKERS) await wait(50)
+      while (up.size < GATEWAYS + WORKERS + SWEEPS) await wait(50)
     },
-    /** Somebody who is at work; at first a gateway or a worker, now and then the server under them. */
-    async pickVictim(draw: number): Promise<Victim> {
+    /** Somebody who is at work; now and then the server under all of them, or connections to it. */
+    async pickVictim(random: Random): Promise<Victim> {
+      const draw = random.next()
       for (;;) {
-        if (draw < 0.15 && isServerUp && child) {
+        if (draw < 0.12 && isServerUp && child) {
           const victim = child
           isServerUp = false
-          return { name: 'PostgreSQL', kill: () => void victim.kill('SIGKILL') }
+          const strike = () => void victim.kill('SIGKILL')
+          return { point: 'PostgreSQL process', kind: 'SIGKILL', strike }
         }
+        if (draw >= 0.12 && draw < 0.25 && isServerUp)
+          return {
+            point: 'database connections',
+            kind: 'terminated',
+            // The server may have ended meanwhile, and all connections with it.
+            strike: () => endConnections().catch(() => {}),
+          }
         const list = [...up]
         const [key, found] = list[Math.floor(draw * list.length)] ?? []
         if (key !== undefined && found) {
           up.delete(key)
-          return { name: found.name, kill: () => found.process.kill('SIGKILL') }
+          const { name, slot, process } = found
+          if (name === 'worker' && random.next() < SPOT_SHARE) {
+            const strike = () => void leaving.push(takeMachine(slot, process))
+            return { point: 'worker process', kind: 'spot notice', strike }
+          }
+          const strike = () => process.kill('SIGKILL')
+          return { point: `${name} process`, kind: 'SIGKILL', strike }
         }
         await wait(20)
       }
+    },
+    /** Until those have left that were told to. */
+    async untilLeft(): Promise<void> {
+      await Promise.all(leaving)
     },
     /** What the passing of a minute does for those that were killed. */
     async letTimePass(): Promise<void> {
@@ -234,7 +309,8 @@ async function openKillFloor() {
     async close(): Promise<void> {
       isClosing = true
       await killAll()
-      await Promise.all(slots)
+      await Promise.all([...slots, ...leaving])
+      await Promise.all(machines.map((machine) => machine.close()))
       await closeDatabase(db, { timeoutSeconds: 0 })
       await server.stop()
       await serverSlot
@@ -268,9 +344,16 @@ async function compare(
 ): Promise<string[]> {
   const broken: string[] = []
   const jobs = await db.sql<
-    { id: string; key: string | null; n: number; state: string; charged: bigint }[]
+    {
+      id: string
+      key: string | null
+      n: number
+      state: string
+      errorCode: string | null
+      charged: bigint
+    }[]
   >`
-    select id, idempotency_key as key, n, state,
+    select id, idempotency_key as key, n, state, error_code as "errorCode",
            (select coalesce(sum(net_micros), 0)::bigint from usage_event u where u.job_id = job.id) as charged
       from job`
   const outputs = await db.sql<{ jobId: string; key: string; sha256: string }[]>`
@@ -286,9 +369,11 @@ async function compare(
     if (made.some(({ n }) => n !== order.n)) broken.push(`order ${order.key} has another number`)
   }
   const known = new Set(orders.map(({ key }) => key))
-  for (const { id, state, charged, key } of jobs) {
+  for (const { id, n, state, charged, key, errorCode } of jobs) {
     if (key === null || !known.has(key)) broken.push(`job ${id} was never asked for`)
     const mine = outputs.filter(({ jobId }) => jobId === id)
+    if (state === 'succeeded' && errorCode === null && mine.length !== n)
+      broken.push(`lost: job ${id} has ${mine.length} pictures of ${n} and no error`)
     const due = UNIT_MICROS * BigInt(mine.length)
     if (charged > due)
       broken.push(`doubled: job ${id} (${state}) is charged ${charged}, not ${due}`)
