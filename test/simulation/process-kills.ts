@@ -1,11 +1,9 @@
 import type { ChildProcess } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { chmod, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import { closeDatabase, openDatabase } from '../../db/client.ts'
-import type { Db } from '../../db/client.ts'
 import { migrateDatabase } from '../../db/migrate-cli.ts'
 import { findFreePort, startPostgres } from '../../infra/local/postgres.ts'
 import type { LocalPostgres } from '../../infra/local/postgres.ts'
@@ -16,6 +14,8 @@ import { startQueue } from '../support/queue.ts'
 import { createTenant } from '../support/tenant.ts'
 import { killAll, spawnScript } from '../support/worker.ts'
 import type { TestProcess } from '../support/worker.ts'
+import { compareOrders } from './compare-orders.ts'
+import type { PlacedOrder } from './compare-orders.ts'
 import { createFaultLedger } from './fault-ledger.ts'
 import { createRandom } from './random.ts'
 import type { Random } from './random.ts'
@@ -36,14 +36,6 @@ const SPOT_SHARE = 0.4
 const LEFT_EXIT_CODE = 75
 /** Where a machine reads that it is taken away. */
 const SPOT_PATH = 'spot/instance-action'
-const UNIT_MICROS = 15_000n
-
-/** One order of the outside, under a key of its own, and what it heard. */
-interface KilledOrder {
-  key: string
-  n: number
-  jobIds: Set<string>
-}
 
 /**
  * Kills real gateways, workers, a sweep and PostgreSQL by SIGKILL at random moments, ends connections under their
@@ -55,7 +47,7 @@ export async function runKills(input: { kills: number; seed: number }): Promise<
   const ledger = createFaultLedger()
   const floor = await openKillFloor()
   const { db } = floor
-  const orders: KilledOrder[] = []
+  const orders: PlacedOrder[] = []
   const broken: string[] = []
   let isOver = false
   try {
@@ -64,7 +56,7 @@ export async function runKills(input: { kills: number; seed: number }): Promise<
     const clients = Array.from({ length: CLIENTS }, async (_, client) => {
       for (let count = 0; !isOver; count++) {
         const n = 1 + random.int(2)
-        const order: KilledOrder = { key: `${client}-${count}`, n, jobIds: new Set() }
+        const order: PlacedOrder = { key: `${client}-${count}`, n, jobIds: new Set() }
         orders.push(order)
         await placeOrder(floor.urls, tenant.apiKey, order, broken)
         await wait(random.int(100))
@@ -80,7 +72,7 @@ export async function runKills(input: { kills: number; seed: number }): Promise<
     await Promise.all(clients)
     await floor.untilLeft()
     broken.push(...(await untilEnded(floor)), ...floor.stayed)
-    broken.push(...(await compare(floor, orders)), ...(await checkBooks(db)))
+    broken.push(...(await compareOrders(floor, orders)), ...(await checkBooks(db)))
   } finally {
     isOver = true
     await floor.close()
@@ -94,7 +86,7 @@ export async function runKills(input: { kills: number; seed: number }): Promise<
 async function placeOrder(
   urls: readonly string[],
   apiKey: string,
-  order: KilledOrder,
+  order: PlacedOrder,
   broken: string[],
 ): Promise<void> {
   const endMs = performance.now() + PATIENCE_MS
@@ -137,7 +129,7 @@ type PartName = 'gateway' | 'worker' | 'sweep'
 interface Victim {
   point: string
   kind: 'SIGKILL' | 'spot notice' | 'terminated'
-  strike(): void | Promise<void>
+  strike: () => void | Promise<void>
 }
 
 /** The word of its log by which each says that it is at work. */
@@ -335,54 +327,4 @@ async function untilEnded(floor: KillFloor): Promise<string[]> {
     await wait(200)
   }
   return ['never came to an end: jobs are unfinished after all kills']
-}
-
-/** Orders that were answered, jobs that exist, files that lie in the store, and what was charged. */
-async function compare(
-  { db, objectDir }: { db: Db; objectDir: string },
-  orders: readonly KilledOrder[],
-): Promise<string[]> {
-  const broken: string[] = []
-  const jobs = await db.sql<
-    {
-      id: string
-      key: string | null
-      n: number
-      state: string
-      errorCode: string | null
-      charged: bigint
-    }[]
-  >`
-    select id, idempotency_key as key, n, state, error_code as "errorCode",
-           (select coalesce(sum(net_micros), 0)::bigint from usage_event u where u.job_id = job.id) as charged
-      from job`
-  const outputs = await db.sql<{ jobId: string; key: string; sha256: string }[]>`
-    select job_id as "jobId", object_key as key, sha256 from job_output`
-  for (const order of orders) {
-    const made = jobs.filter(({ key }) => key === order.key)
-    if (made.length > 1) broken.push(`doubled: order ${order.key} became ${made.length} jobs`)
-    for (const jobId of order.jobIds) {
-      if (!made.some(({ id }) => id === jobId))
-        broken.push(`lost: job ${jobId} was accepted and is not there`)
-    }
-    if (order.jobIds.size > 1) broken.push(`doubled: order ${order.key} has two answers`)
-    if (made.some(({ n }) => n !== order.n)) broken.push(`order ${order.key} has another number`)
-  }
-  const known = new Set(orders.map(({ key }) => key))
-  for (const { id, n, state, charged, key, errorCode } of jobs) {
-    if (key === null || !known.has(key)) broken.push(`job ${id} was never asked for`)
-    const mine = outputs.filter(({ jobId }) => jobId === id)
-    if (state === 'succeeded' && errorCode === null && mine.length !== n)
-      broken.push(`lost: job ${id} has ${mine.length} pictures of ${n} and no error`)
-    const due = UNIT_MICROS * BigInt(mine.length)
-    if (charged > due)
-      broken.push(`doubled: job ${id} (${state}) is charged ${charged}, not ${due}`)
-    if (charged < due) broken.push(`lost: job ${id} (${state}) is charged ${charged}, not ${due}`)
-  }
-  for (const { jobId, key, sha256 } of outputs) {
-    const bytes = await readFile(join(objectDir, key)).catch(() => null)
-    const is = bytes === null ? null : createHash('sha256').update(bytes).digest('hex')
-    if (is !== sha256) broken.push(`lost: a picture of job ${jobId} is not in the store`)
-  }
-  return broken
 }
