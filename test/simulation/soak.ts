@@ -108,13 +108,14 @@ async function run(
     seed,
     isQuiet,
   })
-  const kills = await killParts({ seed, started, isQuiet, say })
+  const killing = killParts({ seed, started, isQuiet })
   while (performance.now() - startMs < minutes * 60_000) {
     await wait(Math.min(60_000, minutes * 15_000))
     const passed = Math.round((performance.now() - startMs) / 6_000) / 10
     say(`${passed} min: ${load.orders.length} orders, ${load.broken.length} findings`)
   }
   await load.stop()
+  const kills = await killing
   const ran = (performance.now() - startMs) / 60_000
   const measured = await memory.stop()
   const broken = [...load.broken, ...(await untilOver(db))]
@@ -183,7 +184,6 @@ async function killParts(input: {
   seed: number
   started: Started
   isQuiet: () => boolean
-  say: (text: string) => void
 }): Promise<Record<string, number>> {
   const random = createRandom(input.seed, 'kills')
   const scripts = { gateway: 'edge/node.ts', worker: 'gpu-worker/main.ts' } as const
