@@ -39,7 +39,7 @@ const LEAST_MINUTES = 8
 const FLAT_GROWTH = 0.1
 const run = promisify(execFile)
 
-/** Samples the memory of a launcher and of everything under it: what is resident, of PostgreSQL its fair share. */
+/** Samples the memory of a launcher and of everything under it: what is resident, of PostgreSQL what is its own. */
 export function watchMemory(launcherPid: number): MemoryWatch {
   const lives = new Map<string, Sample[]>()
   const startMs = performance.now()
@@ -89,16 +89,21 @@ async function sample(
   let databaseKib = 0
   for (const { pid, kib, args } of rows.filter((row) => pids.has(row.pid))) {
     const part = PARTS.find(([, pattern]) => pattern.test(args))?.[0]
-    // Its processes share most of what is resident in each.
-    if (part === 'database') databaseKib += await shareOf(pid, kib)
+    if (part === 'database') databaseKib += await ownOf(pid, kib)
     else if (part) note(lives, `${part} ${pid}`, { atMs, mib: kib / 1024 })
   }
   if (databaseKib > 0) note(lives, 'database 0', { atMs, mib: databaseKib / 1024 })
 }
 
-async function shareOf(pid: number, kib: number): Promise<number> {
+/**
+ * What a process of PostgreSQL has for itself, with its share of the program; without the buffers that all share, which
+ * fill up to the size that is set. Nothing of one that has just ended.
+ */
+async function ownOf(pid: number, kib: number): Promise<number> {
+  if (process.platform !== 'linux') return kib
   const text = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8').catch(() => '')
-  return Number(/^Pss:\s+(\d+)/m.exec(text)?.[1] ?? kib)
+  const of = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? 0)
+  return of('Pss') - of('Pss_Shmem')
 }
 
 function note(lives: Map<string, Sample[]>, name: string, sampled: Sample): void {
