@@ -186,8 +186,8 @@ describe.each(SERVERS)('$name', { concurrent: true }, ({ start, isHere, keepsGro
     const poll = receiveOne(queue, 60, 20)
     await wait(500)
     await send('job_1')
+    // A poll that does not hear of it would end with nothing.
     expect(readJobId((await poll).body)).toBe('job_1')
-    expect(performance.now() - startedAt).toBeLessThan(15_000)
   })
 
   when('a poll that is given up loses no message', async () => {
@@ -204,9 +204,9 @@ describe.each(SERVERS)('$name', { concurrent: true }, ({ start, isHere, keepsGro
   when('a received message is hidden, and comes back under another receipt', async () => {
     const { send, queue } = await openNew()
     await send('job_1')
-    const first = await receiveOne(queue, 2)
+    const first = await receiveOne(queue, 6)
     expect(await receive(queue, 60, 1)).toBe(null)
-    const second = await receiveOne(queue, 60)
+    const second = await receiveOne(queue, 60, 20)
     expect([second.id, second.body]).toEqual([first.id, first.body])
     expect(second.receipt).not.toBe(first.receipt)
   })
@@ -214,21 +214,21 @@ describe.each(SERVERS)('$name', { concurrent: true }, ({ start, isHere, keepsGro
   when('an extension counts from now, and one of nothing shows the message at once', async () => {
     const { send, queue } = await openNew()
     await send('job_1')
-    const { receipt } = await receiveOne(queue, 2)
+    const { receipt } = await receiveOne(queue, 6)
     await queue.extend(receipt, 60)
-    expect(await receive(queue, 60, 3)).toBe(null)
+    expect(await receive(queue, 60, 8)).toBe(null)
     await queue.extend(receipt, 0)
-    expect(readJobId((await receiveOne(queue, 60, 1)).body)).toBe('job_1')
+    expect(readJobId((await receiveOne(queue, 60, 5)).body)).toBe('job_1')
   })
 
   when('beats keep a message hidden for longer than any of them', async () => {
     const { send, queue, queueUrl } = await openNew()
     const settings: QueueSettings = { ...place(), queueUrl }
-    const times = { visibilitySeconds: 2, beatSeconds: 0.5, attemptSeconds: 60 }
+    const times = { visibilitySeconds: 8, beatSeconds: 1, attemptSeconds: 60 }
     const keeper = startLeaseKeeper({ queue: settings, times })
     await send('job_1')
-    const lease = keeper.hold((await receiveOne(queue, 2)).receipt)
-    expect(await receive(queue, 60, 5)).toBe(null)
+    const lease = keeper.hold((await receiveOne(queue, 8)).receipt)
+    expect(await receive(queue, 60, 12)).toBe(null)
     expect(lease.signal.aborted).toBe(false)
     await keeper.close()
     expect(await receive(queue, 60)).not.toBe(null)
@@ -254,7 +254,7 @@ describe.each(SERVERS)('$name', { concurrent: true }, ({ start, isHere, keepsGro
     const times = { visibilitySeconds: 60, beatSeconds: 0.2, attemptSeconds: 60 }
     const keeper = startLeaseKeeper({ queue: settings, times })
     const { signal } = keeper.hold(receipt)
-    await once(signal, 'abort', { signal: AbortSignal.timeout(5_000) })
+    await once(signal, 'abort', { signal: AbortSignal.timeout(30_000) })
     expect(signal.reason).toBe('lost')
     await keeper.close()
   })

@@ -25,8 +25,10 @@ const GATEWAYS = 2
 const WORKERS = 2
 const SWEEPS = 1
 const CLIENTS = 4
-/** A caller gives up long before; here it insists, so that every order has an answer in the end. */
-const PATIENCE_MS = 120_000
+/** A caller gives up long before; here it insists, through all kills, so that every order has an answer in the end. */
+const PATIENCE_MS = 900_000
+/** Whoever came up just now is left alone for so long: on a busy machine nobody would ever be at work. */
+const AT_WORK_MS = 500
 const DRAIN_MS = 120_000
 /** A machine is gone two minutes after its notice. */
 const LEAVE_MS = 60_000
@@ -125,6 +127,13 @@ type KillFloor = Awaited<ReturnType<typeof openKillFloor>>
 
 type PartName = 'gateway' | 'worker' | 'sweep'
 
+interface Running {
+  name: PartName
+  slot: number
+  process: TestProcess
+  sinceMs: number
+}
+
 /** What happens next, and to whom; for the ledger. */
 interface Victim {
   point: string
@@ -168,7 +177,7 @@ async function openKillFloor() {
   /** Sentences about workers that were told of their machine's end and did not leave it in time. */
   const stayed: string[] = []
   const leaving: Promise<void>[] = []
-  const up = new Map<string, { name: PartName; slot: number; process: TestProcess }>()
+  const up = new Map<string, Running>()
   const gatewayEnv = { ...shared, KEY_PEPPER: TEST_PEPPER, PUBLIC_URL: 'https://images.example' }
   const start = (name: PartName, slot: number, workerId: string): TestProcess => {
     switch (name) {
@@ -198,7 +207,7 @@ async function openKillFloor() {
       void started.ended.then(() => (isEnded = true))
       while (!isEnded && !isClosing) {
         if (started.log.some(({ event }) => event === READY[name])) {
-          up.set(`${name} ${slot}`, { name, slot, process: started })
+          up.set(`${name} ${slot}`, { name, slot, process: started, sinceMs: performance.now() })
           break
         }
         await wait(20)
@@ -270,7 +279,8 @@ async function openKillFloor() {
             // The server may have ended meanwhile, and all connections with it.
             strike: () => endConnections().catch(() => {}),
           }
-        const list = [...up]
+        const now = performance.now()
+        const list = [...up].filter(([, { sinceMs }]) => now - sinceMs > AT_WORK_MS)
         const [key, found] = list[Math.floor(draw * list.length)] ?? []
         if (key !== undefined && found) {
           up.delete(key)
