@@ -16,7 +16,8 @@ Lets faults fire at everything that moves money, and says how many did and what 
 lost or doubled or any other rule was broken.
 
   --bugs  how soon it finds mistakes that are put in on purpose; --only those whose name has the text
-  --kill  SIGKILL of so many real processes in place of simulated faults`
+  --kill  so many times real processes are killed, connections ended and machines taken away, in place of simulated
+          faults`
 
 const { values } = parseArgs({
   options: {

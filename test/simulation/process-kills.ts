@@ -1,50 +1,55 @@
 import type { ChildProcess } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { chmod, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import { closeDatabase, openDatabase } from '../../db/client.ts'
-import type { Db } from '../../db/client.ts'
 import { migrateDatabase } from '../../db/migrate-cli.ts'
 import { findFreePort, startPostgres } from '../../infra/local/postgres.ts'
 import type { LocalPostgres } from '../../infra/local/postgres.ts'
 import { checkBooks } from '../support/books.ts'
+import { SPOT_NOTICE, startMetadataServer } from '../support/metadata-server.ts'
 import { TEST_PEPPER } from '../support/pepper.ts'
 import { startQueue } from '../support/queue.ts'
 import { createTenant } from '../support/tenant.ts'
 import { killAll, spawnScript } from '../support/worker.ts'
 import type { TestProcess } from '../support/worker.ts'
+import { compareOrders } from './compare-orders.ts'
+import type { PlacedOrder } from './compare-orders.ts'
 import { createFaultLedger } from './fault-ledger.ts'
 import { createRandom } from './random.ts'
+import type { Random } from './random.ts'
 import type { WorldsResult } from './run-worlds.ts'
 
 const GATEWAYS = 2
 const WORKERS = 2
+const SWEEPS = 1
 const CLIENTS = 4
-/** A caller gives up long before; here it insists, so that every order has an answer in the end. */
-const PATIENCE_MS = 120_000
+/** A caller gives up long before; here it insists, through all kills, so that every order has an answer in the end. */
+const PATIENCE_MS = 900_000
+/** Whoever came up just now is left alone for so long: on a busy machine nobody would ever be at work. */
+const AT_WORK_MS = 500
 const DRAIN_MS = 120_000
-const UNIT_MICROS = 15_000n
-
-/** One order of the outside, under a key of its own, and what it heard. */
-interface KilledOrder {
-  key: string
-  n: number
-  jobIds: Set<string>
-}
+/** A machine is gone two minutes after its notice. */
+const LEAVE_MS = 60_000
+/** Of a worker's ends, which of them are announced. */
+const SPOT_SHARE = 0.4
+/** What says that a worker has left its machine on purpose, so that it is not started again there. */
+const LEFT_EXIT_CODE = 75
+/** Where a machine reads that it is taken away. */
+const SPOT_PATH = 'spot/instance-action'
 
 /**
- * Kills real gateways (with their sweeps), workers and PostgreSQL by SIGKILL at random moments while callers order
- * pictures, and then compares orders, files and books. Unlike the worlds this server keeps what it has confirmed:
- * fsync and synchronous commit are on.
+ * Kills real gateways, workers, a sweep and PostgreSQL by SIGKILL at random moments, ends connections under their
+ * statements and takes machines away from workers by a spot notice, while callers order pictures; then compares orders,
+ * files and books. Unlike the worlds this server keeps what it has confirmed: fsync and synchronous commit are on.
  */
 export async function runKills(input: { kills: number; seed: number }): Promise<WorldsResult> {
   const random = createRandom(input.seed, 'kills')
   const ledger = createFaultLedger()
   const floor = await openKillFloor()
   const { db } = floor
-  const orders: KilledOrder[] = []
+  const orders: PlacedOrder[] = []
   const broken: string[] = []
   let isOver = false
   try {
@@ -53,7 +58,7 @@ export async function runKills(input: { kills: number; seed: number }): Promise<
     const clients = Array.from({ length: CLIENTS }, async (_, client) => {
       for (let count = 0; !isOver; count++) {
         const n = 1 + random.int(2)
-        const order: KilledOrder = { key: `${client}-${count}`, n, jobIds: new Set() }
+        const order: PlacedOrder = { key: `${client}-${count}`, n, jobIds: new Set() }
         orders.push(order)
         await placeOrder(floor.urls, tenant.apiKey, order, broken)
         await wait(random.int(100))
@@ -61,14 +66,15 @@ export async function runKills(input: { kills: number; seed: number }): Promise<
     })
     for (let kill = 0; kill < input.kills; kill++) {
       await wait(100 + random.int(500))
-      const victim = await floor.pickVictim(random.next())
-      ledger.note(`${victim.name} process`, 'SIGKILL')
-      victim.kill()
+      const { point, kind, strike } = await floor.pickVictim(random)
+      ledger.note(point, kind)
+      await strike()
     }
     isOver = true
     await Promise.all(clients)
-    broken.push(...(await untilEnded(floor)))
-    broken.push(...(await compare(floor, orders)), ...(await checkBooks(db)))
+    await floor.untilLeft()
+    broken.push(...(await untilEnded(floor)), ...floor.stayed)
+    broken.push(...(await compareOrders(floor, orders)), ...(await checkBooks(db)))
   } finally {
     isOver = true
     await floor.close()
@@ -82,7 +88,7 @@ export async function runKills(input: { kills: number; seed: number }): Promise<
 async function placeOrder(
   urls: readonly string[],
   apiKey: string,
-  order: KilledOrder,
+  order: PlacedOrder,
   broken: string[],
 ): Promise<void> {
   const endMs = performance.now() + PATIENCE_MS
@@ -119,9 +125,27 @@ async function placeOrder(
 
 type KillFloor = Awaited<ReturnType<typeof openKillFloor>>
 
+type PartName = 'gateway' | 'worker' | 'sweep'
+
+interface Running {
+  name: PartName
+  slot: number
+  process: TestProcess
+  sinceMs: number
+}
+
+/** What happens next, and to whom; for the ledger. */
 interface Victim {
-  name: 'gateway' | 'worker' | 'PostgreSQL'
-  kill(): void
+  point: string
+  kind: 'SIGKILL' | 'spot notice' | 'terminated'
+  strike: () => void | Promise<void>
+}
+
+/** The word of its log by which each says that it is at work. */
+const READY: Readonly<Record<PartName, string>> = {
+  gateway: 'listening',
+  worker: 'ready',
+  sweep: 'sweeping',
 }
 
 async function openKillFloor() {
@@ -148,32 +172,42 @@ async function openKillFloor() {
   const shared = { ...queue.env, DATABASE_URL: url, OBJECT_DIR: objectDir }
   const ports = await Promise.all(Array.from({ length: GATEWAYS }, () => findFreePort()))
   const urls = ports.map((one) => `http://127.0.0.1:${one}`)
+  const machines = await Promise.all(Array.from({ length: WORKERS }, () => startMetadataServer()))
   const dead: string[] = []
-  const up = new Map<string, { name: Victim['name']; process: TestProcess }>()
+  /** Sentences about workers that were told of their machine's end and did not leave it in time. */
+  const stayed: string[] = []
+  const leaving: Promise<void>[] = []
+  const up = new Map<string, Running>()
+  const gatewayEnv = { ...shared, KEY_PEPPER: TEST_PEPPER, PUBLIC_URL: 'https://images.example' }
+  const start = (name: PartName, slot: number, workerId: string): TestProcess => {
+    switch (name) {
+      case 'gateway':
+        // What it cannot send at once is left to the sweep beside it.
+        return spawnScript('edge/node.ts', {
+          env: { ...gatewayEnv, PORT: String(ports[slot]), SWEEP: '0' },
+        })
+      case 'sweep':
+        return spawnScript('edge/node/sweep-cli.ts', { env: gatewayEnv })
+      case 'worker': {
+        const machine = { IMDS: machines[slot]?.url ?? '', WORKER_ID: workerId }
+        return spawnScript('test/simulation/worker-process.ts', {
+          env: { ...shared, MODEL_DIR: folder, ...machine },
+        })
+      }
+    }
+  }
 
   /** One process after the other in this place. */
-  const keepSlot = async (name: 'gateway' | 'worker', slot: number) => {
+  const keepSlot = async (name: PartName, slot: number) => {
     for (let life = 0; !isClosing; life++) {
       const workerId = `worker-${slot}-${life}`
-      const started =
-        name === 'gateway'
-          ? spawnScript('edge/node.ts', {
-              env: {
-                ...shared,
-                KEY_PEPPER: TEST_PEPPER,
-                PUBLIC_URL: 'https://images.example',
-                PORT: String(ports[slot]),
-              },
-            })
-          : spawnScript('test/simulation/worker-process.ts', {
-              env: { ...shared, MODEL_DIR: folder, WORKER_ID: workerId },
-            })
+      if (name === 'worker') machines[slot]?.remove(SPOT_PATH)
+      const started = start(name, slot, workerId)
       let isEnded = false
       void started.ended.then(() => (isEnded = true))
-      const word = name === 'gateway' ? 'listening' : 'ready'
       while (!isEnded && !isClosing) {
-        if (started.log.some(({ event }) => event === word)) {
-          up.set(`${name} ${slot}`, { name, process: started })
+        if (started.log.some(({ event }) => event === READY[name])) {
+          up.set(`${name} ${slot}`, { name, slot, process: started, sinceMs: performance.now() })
           break
         }
         await wait(20)
@@ -184,10 +218,32 @@ async function openKillFloor() {
       await wait(50)
     }
   }
+  const keepSlots = (name: PartName, count: number) =>
+    Array.from({ length: count }, (_, slot) => keepSlot(name, slot))
   const slots = [
-    ...Array.from({ length: GATEWAYS }, (_, slot) => keepSlot('gateway', slot)),
-    ...Array.from({ length: WORKERS }, (_, slot) => keepSlot('worker', slot)),
+    ...keepSlots('gateway', GATEWAYS),
+    ...keepSlots('worker', WORKERS),
+    ...keepSlots('sweep', SWEEPS),
   ]
+  /** The worker has to be gone, by itself and with the code that says so, before its machine would be. */
+  const takeMachine = async (slot: number, worker: TestProcess) => {
+    machines[slot]?.set(SPOT_PATH, SPOT_NOTICE)
+    const late = new AbortController()
+    const end = await Promise.race([
+      worker.ended,
+      wait(LEAVE_MS, null, { signal: late.signal }).catch(() => null),
+    ])
+    late.abort()
+    if (isClosing || end?.code === LEFT_EXIT_CODE) return
+    stayed.push(`a worker did not leave its machine: ${JSON.stringify(end)}`)
+    worker.kill('SIGKILL')
+  }
+  /** Half of the connections of gateways, workers and sweep, whatever they are doing. */
+  const endConnections = async () => {
+    await db.sql`
+      select pg_terminate_backend(pid) from pg_stat_activity
+       where application_name like 'glyphpress%' and pid <> pg_backend_pid() and random() < 0.5`
+  }
   const keepServer = async () => {
     while (!isClosing) {
       await server.ended
@@ -202,25 +258,46 @@ async function openKillFloor() {
     db,
     urls,
     objectDir,
+    stayed,
     async untilUp() {
-      while (up.size < GATEWAYS + WORKERS) await wait(50)
+      while (up.size < GATEWAYS + WORKERS + SWEEPS) await wait(50)
     },
-    /** Somebody who is at work; at first a gateway or a worker, now and then the server under them. */
-    async pickVictim(draw: number): Promise<Victim> {
+    /** Somebody who is at work; now and then the server under all of them, or connections to it. */
+    async pickVictim(random: Random): Promise<Victim> {
+      const draw = random.next()
       for (;;) {
-        if (draw < 0.15 && isServerUp && child) {
+        if (draw < 0.12 && isServerUp && child) {
           const victim = child
           isServerUp = false
-          return { name: 'PostgreSQL', kill: () => void victim.kill('SIGKILL') }
+          const strike = () => void victim.kill('SIGKILL')
+          return { point: 'PostgreSQL process', kind: 'SIGKILL', strike }
         }
-        const list = [...up]
+        if (draw >= 0.12 && draw < 0.25 && isServerUp)
+          return {
+            point: 'database connections',
+            kind: 'terminated',
+            // The server may have ended meanwhile, and all connections with it.
+            strike: () => endConnections().catch(() => {}),
+          }
+        const now = performance.now()
+        const list = [...up].filter(([, { sinceMs }]) => now - sinceMs > AT_WORK_MS)
         const [key, found] = list[Math.floor(draw * list.length)] ?? []
         if (key !== undefined && found) {
           up.delete(key)
-          return { name: found.name, kill: () => found.process.kill('SIGKILL') }
+          const { name, slot, process } = found
+          if (name === 'worker' && random.next() < SPOT_SHARE) {
+            const strike = () => void leaving.push(takeMachine(slot, process))
+            return { point: 'worker process', kind: 'spot notice', strike }
+          }
+          const strike = () => process.kill('SIGKILL')
+          return { point: `${name} process`, kind: 'SIGKILL', strike }
         }
         await wait(20)
       }
+    },
+    /** Until those have left that were told to. */
+    async untilLeft(): Promise<void> {
+      await Promise.all(leaving)
     },
     /** What the passing of a minute does for those that were killed. */
     async letTimePass(): Promise<void> {
@@ -234,7 +311,8 @@ async function openKillFloor() {
     async close(): Promise<void> {
       isClosing = true
       await killAll()
-      await Promise.all(slots)
+      await Promise.all([...slots, ...leaving])
+      await Promise.all(machines.map((machine) => machine.close()))
       await closeDatabase(db, { timeoutSeconds: 0 })
       await server.stop()
       await serverSlot
@@ -259,45 +337,4 @@ async function untilEnded(floor: KillFloor): Promise<string[]> {
     await wait(200)
   }
   return ['never came to an end: jobs are unfinished after all kills']
-}
-
-/** Orders that were answered, jobs that exist, files that lie in the store, and what was charged. */
-async function compare(
-  { db, objectDir }: { db: Db; objectDir: string },
-  orders: readonly KilledOrder[],
-): Promise<string[]> {
-  const broken: string[] = []
-  const jobs = await db.sql<
-    { id: string; key: string | null; n: number; state: string; charged: bigint }[]
-  >`
-    select id, idempotency_key as key, n, state,
-           (select coalesce(sum(net_micros), 0)::bigint from usage_event u where u.job_id = job.id) as charged
-      from job`
-  const outputs = await db.sql<{ jobId: string; key: string; sha256: string }[]>`
-    select job_id as "jobId", object_key as key, sha256 from job_output`
-  for (const order of orders) {
-    const made = jobs.filter(({ key }) => key === order.key)
-    if (made.length > 1) broken.push(`doubled: order ${order.key} became ${made.length} jobs`)
-    for (const jobId of order.jobIds) {
-      if (!made.some(({ id }) => id === jobId))
-        broken.push(`lost: job ${jobId} was accepted and is not there`)
-    }
-    if (order.jobIds.size > 1) broken.push(`doubled: order ${order.key} has two answers`)
-    if (made.some(({ n }) => n !== order.n)) broken.push(`order ${order.key} has another number`)
-  }
-  const known = new Set(orders.map(({ key }) => key))
-  for (const { id, state, charged, key } of jobs) {
-    if (key === null || !known.has(key)) broken.push(`job ${id} was never asked for`)
-    const mine = outputs.filter(({ jobId }) => jobId === id)
-    const due = UNIT_MICROS * BigInt(mine.length)
-    if (charged > due)
-      broken.push(`doubled: job ${id} (${state}) is charged ${charged}, not ${due}`)
-    if (charged < due) broken.push(`lost: job ${id} (${state}) is charged ${charged}, not ${due}`)
-  }
-  for (const { jobId, key, sha256 } of outputs) {
-    const bytes = await readFile(join(objectDir, key)).catch(() => null)
-    const is = bytes === null ? null : createHash('sha256').update(bytes).digest('hex')
-    if (is !== sha256) broken.push(`lost: a picture of job ${jobId} is not in the store`)
-  }
-  return broken
 }

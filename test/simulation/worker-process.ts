@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { setTimeout as wait } from 'node:timers/promises'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import { readWorkerEnv } from '../../gpu-worker/env.ts'
+import { attendMachine } from '../../gpu-worker/interruption.ts'
 import { WORKER_TIMES, startWorker } from '../../gpu-worker/worker.ts'
 
 const size = {
@@ -37,9 +38,21 @@ const engine: Engine = {
 }
 
 const log = (entry: Record<string, unknown>) => console.log(JSON.stringify(entry))
-await startWorker({
-  env: readWorkerEnv(),
+const env = readWorkerEnv()
+const worker = await startWorker({
+  env,
   engine,
   log,
   times: { ...WORKER_TIMES, restSeconds: [0.2], retrySeconds: [0], pollSeconds: 1 },
 })
+if (env.IMDS !== '0') {
+  // As the worker of the product does, asked more often.
+  attendMachine({
+    worker,
+    group: null,
+    log,
+    leave: () => process.exit(75),
+    endpoint: env.IMDS,
+    pollMs: 100,
+  })
+}

@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net'
 export async function startMetadataServer(): Promise<{
   url: string
   set(path: string, text: string): void
+  remove(path: string): void
   /** All tokens that were given out are no good any more. */
   forgetTokens(): void
   /** Calls without a good token. */
@@ -36,6 +37,7 @@ export async function startMetadataServer(): Promise<{
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     set: (path, text) => void texts.set(path, text),
+    remove: (path) => void texts.delete(path),
     forgetTokens: () => tokens.clear(),
     refused: () => refused,
     async close() {

@@ -271,7 +271,7 @@ describe('the fleet', () => {
     of('fleet').hasResourceProperties('AWS::AutoScaling::LifecycleHook', {
       LifecycleTransition: 'autoscaling:EC2_INSTANCE_TERMINATING',
       DefaultResult: 'CONTINUE',
-      HeartbeatTimeout: 320,
+      HeartbeatTimeout: 318,
     })
   })
 
