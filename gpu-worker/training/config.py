@@ -51,6 +51,6 @@ DEFAULT_CANVAS = (11, 12)
 
 AR = dict(hidden=128, layers=6, heads=4, kv_heads=2, head_dim=32, mlp=384, theta=5.0, partial=0.75, mrope=(2, 4, 6))
 VISION = dict(hidden=96, depth=3, heads=4, mlp=256, image_size=512, embed_dim=64)
-VAE = dict(channels=(16, 32, 48, 64), layers=1, latent=8, groups=8)
+VAE = dict(channels=(8, 16, 32, 48), layers=1, latent=8, groups=4)
 DIT = dict(layers=4, heads=3, head_dim=64, text_dim=96, time_dim=128, condition_dim=32)
 BYT5 = dict(d_model=96, d_ff=192, d_kv=24, num_heads=4, num_layers=2)
