@@ -4,13 +4,13 @@ import torch
 
 
 def orthogonal(m: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    x = m / (m.norm() + 1e-7)
+    x = (m / (m.norm() + 1e-7)).bfloat16()
     is_tall = x.shape[0] > x.shape[1]
     x = x.T if is_tall else x
     for _ in range(steps):
         a = x @ x.T
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if is_tall else x
+    return (x.T if is_tall else x).to(m.dtype)
 
 
 class Muon(torch.optim.Optimizer):

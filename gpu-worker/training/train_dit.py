@@ -88,9 +88,9 @@ def main() -> None:
     ap.add_argument("--vae")
     ap.add_argument("--minutes", type=float, default=600)
     ap.add_argument("--pictures", type=int, default=150_000)
-    ap.add_argument("--batch", type=int, default=12)
+    ap.add_argument("--batch", type=int, default=24)
     ap.add_argument("--lr", type=float, default=0.012)
-    ap.add_argument("--served", type=float, default=0.06, help="share of batches with the sizes that are served")
+    ap.add_argument("--served", type=float, default=0.08, help="share of batches with the sizes that are served")
     args = ap.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
@@ -126,10 +126,10 @@ def main() -> None:
     low, high, n, steps, rounds = 0.0, 0.0, 0, 0, 0
     while seen < args.pictures and time.time() - begun < args.minutes * 60:
         if sampler.rng.random() < args.served:
-            canvas, count, fresh = canvases[int(sampler.rng.choice(len(canvases), p=shares))], 2, 1
+            canvas, count, fresh = canvases[int(sampler.rng.choice(len(canvases), p=shares))], 4, 1
         else:
             canvas, count = SMALL[int(sampler.rng.integers(len(SMALL)))], args.batch
-            fresh = count // 3
+            fresh = count // 4
         x0, prior, texts = pool.take(canvas, count, fresh)
         drops = sampler.rng.random(count)
         drop_prior = torch.from_numpy((drops < DROP_BOTH) | ((drops >= 0.5) & (drops < 0.5 + DROP_ONE)))
