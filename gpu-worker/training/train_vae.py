@@ -60,6 +60,7 @@ def main() -> None:
     ap.add_argument("--state", required=True)
     ap.add_argument("--minutes", type=float, default=600)
     ap.add_argument("--crops", type=int, default=80_000)
+    ap.add_argument("--decoder-only", action="store_true", help="keeps the latents as they are: the denoiser may already learn")
     ap.add_argument("--batch", type=int, default=10)
     ap.add_argument("--lr", type=float, default=0.02)
     args = ap.parse_args()
@@ -78,6 +79,7 @@ def main() -> None:
         adam.load_state_dict(saved["adam"])
         seen = saved["seen"]
     rng = np.random.default_rng(SEED + 2 + seen)
+    latent_std = torch.tensor(statistics(model, np.random.default_rng(SEED))[1]).view(1, -1, 1, 1)
 
     def save():
         mean, std = statistics(model, np.random.default_rng(SEED))
@@ -90,9 +92,13 @@ def main() -> None:
         rows, columns = SIZES[int(rng.integers(len(SIZES)))]
         count = max(4, args.batch * 4 // (rows * columns))
         x = crops(rng, rows, columns, count)
-        mean, logvar = model.encoder(x)
+        with torch.set_grad_enabled(not args.decoder_only):
+            mean, logvar = model.encoder(x)
         logvar = logvar.clamp(-12, 4)
-        z = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
+        spread = torch.exp(0.5 * logvar)
+        if args.decoder_only:  # what the denoiser makes is a little off
+            spread = spread + latent_std * 0.12 * torch.rand(count, 1, 1, 1)
+        z = mean + torch.randn_like(mean) * spread
         y = model.decoder(z)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         error = F.l1_loss(y, x)

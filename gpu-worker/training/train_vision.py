@@ -36,7 +36,7 @@ def batch(sampler: Sampler, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     rows, columns = sampler.pick(((4, 4), (6, 4), (4, 6), (6, 8)))
     pictures, grids = [], []
     for _ in range(count):
-        if sampler.chance(0.7):
+        if rows * columns < 48 or sampler.chance(0.5):
             grid, bg = random_grid(sampler.rng, rows, columns)
         else:
             scene = sampler.scene(columns, rows)
