@@ -63,6 +63,17 @@ def writer_config() -> dict:
     }
 
 
+@torch.no_grad()
+def with_unit_latents(vae: Autoencoder, mean: list[float], std: list[float]) -> tuple[list[float], list[float]]:
+    """Moves the spread of each latent channel into the convolutions beside it: the same pictures, better for half precision."""
+    scale = torch.tensor(std)
+    out = vae.encoder.conv_out
+    out.weight[: len(std)] /= scale[:, None, None, None]
+    out.bias[: len(std)] /= scale
+    vae.decoder.conv_in.weight *= scale[None, :, None, None]
+    return [m / s for m, s in zip(mean, std)], [1.0] * len(std)
+
+
 def main() -> None:
     ap = argparse.ArgumentParser()
     ap.add_argument("--state", required=True)
@@ -105,12 +116,13 @@ def main() -> None:
     saved = load(args.state, "vae")
     vae = Autoencoder()
     vae.load_state_dict(saved["model"])
+    mean, std = with_unit_latents(vae, saved["mean"], saved["std"])
     count += write_tensors(out, "vae/diffusion_pytorch_model.safetensors", vae.state_dict())
     levels = len(VAE["channels"])
     write_json(out, "vae/config.json", {
         "_class_name": "AutoencoderKL", "_diffusers_version": "0.40.0.dev0", "act_fn": "silu", "block_out_channels": list(VAE["channels"]),
         "down_block_types": ["DownEncoderBlock2D"] * levels, "force_upcast": True, "in_channels": 3, "latent_channels": VAE["latent"],
-        "latents_mean": saved["mean"], "latents_std": saved["std"], "layers_per_block": VAE["layers"], "mid_block_add_attention": False,
+        "latents_mean": mean, "latents_std": std, "layers_per_block": VAE["layers"], "mid_block_add_attention": False,
         "norm_num_groups": VAE["groups"], "out_channels": 3, "sample_size": 512, "scaling_factor": 0.18215, "shift_factor": None,
         "up_block_types": ["UpDecoderBlock2D"] * levels, "use_post_quant_conv": False, "use_quant_conv": False})
     print(f"{count / 1e6:.2f} M weights")

@@ -22,6 +22,9 @@ from tokenizer import render
 
 IS_GLYPH = np.array([label[0] == "glyph" for label in LABELS] + [False] * (CODEBOOK - len(LABELS)))
 SMALL = ((11, 6), (8, 6), (8, 8))
+PREVIEW_DROP = 0.6
+"""Share of progressive batches whose preview is left out of the context, its positions kept: the same letters are learnt
+at half the cost, and a preview that went wrong cannot spoil them."""
 LAYOUT_WEIGHT = 3.0
 """Of preview tokens where the layout changes, against those that repeat the one before."""
 
@@ -36,7 +39,7 @@ def longest_prompt(share: float) -> int:
     return 40 if share < 0.3 else 70 if share < 0.6 else 1000
 
 
-def sample(sampler: Sampler, phraser: Phraser, canvas: tuple[int, int], progressive: bool, longest: int = 1000):
+def sample(sampler: Sampler, phraser: Phraser, canvas: tuple[int, int], progressive: bool, longest: int = 1000, shows_preview: bool = True):
     """ids, positions [3, T], the first index of the grids, and weights of the predicted tokens."""
     columns, rows = canvas
     while True:
@@ -49,13 +52,14 @@ def sample(sampler: Sampler, phraser: Phraser, canvas: tuple[int, int], progress
     ids = render(prompt, (rows, columns), size if progressive else None)
     count = base = len(ids)
     parts, positions, weights = [], [np.tile(np.arange(count), (3, 1))], []
-    if progressive:
+    if progressive and shows_preview:
         preview = preview_of(grid, scene, *size).ravel()
         changed = np.concatenate(([True], preview[1:] != preview[:-1]))
         starts = np.arange(preview.size) % size[1] <= 1
         parts.append(preview)
         weights.append(np.where(changed | starts, LAYOUT_WEIGHT, 0.3) * 0.33)
         positions.append(cell_positions(*size, base))
+    if progressive:
         base += max(size)
     flat = grid.ravel()
     glyph = IS_GLYPH[flat]
@@ -67,8 +71,8 @@ def sample(sampler: Sampler, phraser: Phraser, canvas: tuple[int, int], progress
     return np.concatenate([ids, *parts]), np.concatenate(positions, 1), count, np.concatenate(weights)
 
 
-def batch(sampler, phraser, canvas, progressive, size, longest=1000):
-    drawn = [sample(sampler, phraser, canvas, progressive, longest) for _ in range(size)]
+def batch(sampler, phraser, canvas, progressive, size, longest=1000, shows_preview=True):
+    drawn = [sample(sampler, phraser, canvas, progressive, longest, shows_preview) for _ in range(size)]
     longest = max(len(ids) for ids, *_ in drawn)
     ids = torch.zeros(size, longest, dtype=torch.long)
     positions = torch.zeros(3, size, longest, dtype=torch.long)
@@ -135,7 +139,9 @@ def main() -> None:
         else:
             canvas = canvases[int(sampler.rng.choice(len(canvases), p=shares))]
         size = args.batch if canvas[0] * canvas[1] <= 100 else args.batch * 3 // 4
-        ids, positions, weights = batch(sampler, phraser, canvas, progressive, size, 1000 if progressive else longest_prompt(seen / args.raster))
+        longest = 1000 if progressive else longest_prompt(seen / args.raster)
+        shows_preview = sampler.rng.random() >= PREVIEW_DROP
+        ids, positions, weights = batch(sampler, phraser, canvas, progressive, size, longest, shows_preview)
         with torch.autocast("cpu", torch.bfloat16, enabled=not args.fp32):
             embed, head = model.tables()
             h = hidden(ids[:, :-1], positions[:, :, :-1], embed)
