@@ -10,11 +10,11 @@ from config import PALETTE
 HERE = os.path.dirname(os.path.abspath(__file__))
 SEED = 77_001
 TEXTS = (
-    "GRAND OPENING|Saturday 9am|Harvest Festival|RUNNING GEAR|Stock Clearance|Jazz Evening|Poetry Reading|Closing Down|Fresh Bagels|"
-    "Plant Exchange|Science Week|Marathon Route|Lost Property|Garden Centre|Quiet Carriage|Sweet Birthday|Coffee Break|Vintage Records|Local Honey|"
+    "ROYAL OPENING|Saturday 9am|Harvest Festival|RUNNING GEAR|Annual Clearance|Jazz Evening|Poetry Reading|Closing Down|Fresh Bagels|"
+    "Plant Exchange|Science Week|Marathon Route|Found Property|Garden Centre|Quiet Carriage|Sweet Birthday|Coffee Break|Vintage Records|Local Honey|"
     "WELCOME|TOILETS|Breakfast|TICKETS|Parking|Reception|Library|Bakery|Workshop|Fireworks|Volunteers|ADMISSION|Lighthouse|Keyboard|Umbrella|"
     "Movie Trailer|Photo Booth|Ice Rink|Puppy Walk|Chess Tournament|Swimming Lessons|Tennis Camp|School Choir|Flea Market|Street Parade|"
-    "Copa del vino|Entrada gratis|Gracias|Teléfono|Panadería|Artesanía local|Concierto|Jardín botánico|Última semana|Librería|"
+    "Cata del vino|Entrada gratis|Gracias|Teléfono|Panadería|Artesanía local|Concierto|Jardín botánico|Última semana|Librería|"
     "Noche española|Pescado fresco|Señales|Cumpleaños|Clases gratis|Helados|Zapatería|Música vieja|Rebajas|Abierto"
 ).split("|")
 EN = ("A {bg} poster that says {0}", "A {bg} banner with the words {0} in the middle", "A flyer on {bg} with {0} in large letters", "Design a {bg} sign with the title {0}",

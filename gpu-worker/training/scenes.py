@@ -114,11 +114,11 @@ class Sampler:
 
     def scene(self, columns: int, rows: int) -> Scene:
         bg = self.pick(list(PALETTE))
-        if self.chance(0.08):
+        if self.chance(0.15):
             return self._without_text(bg)
         room = rows - (1 if rows >= 6 else 0)
         texts: list[Text] = []
-        style = self.rng.choice(("title", "list", "panels", "badge"), p=(0.66, 0.12, 0.08, 0.14))
+        style = self.rng.choice(("title", "list", "panels", "badge"), p=(0.56, 0.13, 0.15, 0.16))
         wanted = int(self.rng.integers(2, 5)) if style in ("list", "panels") else int(self.rng.choice((1, 2, 3), p=(0.38, 0.37, 0.25)))
         used = 0
         for index in range(wanted):
@@ -180,17 +180,15 @@ def place(scene: Scene, columns: int, rows: int) -> np.ndarray:
 
 
 def _place_shapes(scene: Scene, grid: np.ndarray) -> None:
-    rows, columns = grid.shape
+    """Shapes stand where texts begin: small ones side by side as letters do, large ones four cells wide and high."""
     shape, ink = scene.shape
-    r, c = rows // 2, columns // 2
     if scene.style == "shapes":
-        for index in range(scene.count):
-            grid[r, 1 + 3 * index] = ID[(shape, ink)]
+        grid[1, 1 : 1 + scene.count] = ID[(shape, ink)]
     elif scene.style == "square":
-        grid[r - 2 : r + 2, c - 2 : c + 2] = ID[("blank", ink)]
+        grid[1:5, 1:5] = ID[("blank", ink)]
     elif scene.style == "circle":
-        grid[r - 2 : r + 2, c - 2 : c + 2] = ID[("blank", ink)]
-        for corner, (y, x) in enumerate(((r - 2, c - 2), (r - 2, c + 1), (r + 1, c - 2), (r + 1, c + 1))):
+        grid[1:5, 1:5] = ID[("blank", ink)]
+        for corner, (y, x) in enumerate(((1, 1), (1, 4), (4, 1), (4, 4))):
             grid[y, x] = ID[(f"quarter{corner}", ink)]
     elif scene.style == "stripes":
         grid[1::2, :] = ID[("band", ink)]

@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(d, AR["kv_heads"] * n)
         self.o_proj = nn.Linear(AR["heads"] * n, d, bias=False)
 
-    def forward(self, x, cos, sin, cache=None):
+    def forward(self, x, cos, sin, cache=None, mask=None):
         b, t, _ = x.shape
         q, k, v = (p(x).view(b, t, -1, AR["head_dim"]).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         group = AR["heads"] // AR["kv_heads"]
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         with torch.autocast("cpu", enabled=False):  # the fused kernel of this runtime is faster in float32
-            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=t > 1)
+            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=mask is None and t > 1)
         return self.o_proj(out.transpose(1, 2).reshape(b, t, -1))
 
 
@@ -89,8 +89,8 @@ class Block(nn.Module):
         self.mlp = Mlp()
         self.post_mlp_layernorm = RmsNorm(d, 0.5)
 
-    def forward(self, x, cos, sin, cache=None):
-        x = x + self.post_self_attn_layernorm(self.self_attn(self.input_layernorm(x), cos, sin, cache))
+    def forward(self, x, cos, sin, cache=None, mask=None):
+        x = x + self.post_self_attn_layernorm(self.self_attn(self.input_layernorm(x), cos, sin, cache, mask))
         return x + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -144,11 +144,11 @@ class Writer(nn.Module):
         embed = torch.cat((self.vision_embedding(self.text_embedding[self.glyph_ids]), self.text_embedding))
         return embed, self.vision_head(self.head_letters)
 
-    def hidden(self, ids, positions, embed, caches=None):
+    def hidden(self, ids, positions, embed, caches=None, mask=None):
         x = F.embedding(ids, embed)
         cos, sin = rotary_tables(positions)
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, None if caches is None else caches[index])
+            x = layer(x, cos, sin, None if caches is None else caches[index], mask)
         return self.norm(x)
 
     def export_tensors(self) -> dict[str, torch.Tensor]:
