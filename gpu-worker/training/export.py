@@ -38,6 +38,7 @@ def write_tensors(out: str, name: str, tensors: dict[str, torch.Tensor]) -> int:
     if not all(torch.isfinite(tensor).all() for tensor in half.values()):
         raise ValueError(f"{name}: a weight does not fit half precision")
     save_file(half, path, metadata={"format": "pt"})
+    os.chmod(path, 0o644)
     return sum(tensor.numel() for tensor in half.values())
 
 

@@ -60,7 +60,9 @@ class Cases:
         os.makedirs(self.folder, exist_ok=True)
 
     def put(self, name: str, tensors: dict, **meta) -> None:
-        save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, os.path.join(self.folder, f"{name}.safetensors"))
+        path = os.path.join(self.folder, f"{name}.safetensors")
+        save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, path)
+        os.chmod(path, 0o644)
         self.list.append(dict(name=name, tensors={key: list(value.shape) for key, value in tensors.items()}, **meta))
 
     def close(self) -> None:
