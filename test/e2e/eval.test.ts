@@ -8,7 +8,7 @@ import { reportSchema } from '../../gpu-worker/eval/report.ts'
 import type { EvalReport } from '../../gpu-worker/eval/report.ts'
 import type { ImageServer } from '../support/image-server.ts'
 import { startTextServer } from '../support/text-server.ts'
-import { killAll, spawnScript, until } from '../support/worker.ts'
+import { killAll, MODEL_DIR, spawnScript, until } from '../support/worker.ts'
 
 vi.setConfig({ testTimeout: 240_000 })
 
@@ -149,7 +149,9 @@ describe('npm run eval', () => {
   })
 
   test('measures the bundled checkpoint, and its report says what it draws', async () => {
-    const { code } = await evaluate('--suite', 'ours', '--n', '3', '--out', 'local')
+    const { code } = await evaluate(
+      ...['--suite', 'ours', '--n', '3', '--out', 'local', '--model', MODEL_DIR],
+    )
     expect(code).toBe(0)
     const report = await reportOf('local')
     expect(report).toMatchObject({

@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import { closeDatabase, openDatabase } from '../../db/client.ts'
 import type { Db } from '../../db/client.ts'
 import { findFreePort } from '../../infra/local/postgres.ts'
+import { MODEL_DIR } from './worker.ts'
 
 const ROOT = resolve(import.meta.dirname, '../..')
 const NODE = join(ROOT, 'node_modules/.bin/node')
@@ -27,7 +28,10 @@ export interface Started {
 
 export type Stack = Awaited<ReturnType<typeof openStack>>
 
-/** A folder and a port for `npm start`, which is run as a process of its own. */
+/**
+ * A folder and a port for `npm start`, which is run as a process of its own. It draws with the small checkpoint of the
+ * tests, quicker than the bundled one, unless a start names another; an empty MODEL_DIR is the bundled one.
+ */
 export async function openStack() {
   const folder = await mkdtemp(join(tmpdir(), 'glyphpress-e2e-'))
   await chmod(folder, 0o755)
@@ -38,7 +42,7 @@ export async function openStack() {
     const clean = Object.entries(process.env).filter(([name]) => !OWN_NAMES.test(name))
     const child = spawn(NODE, [...FLAGS, 'infra/local/start.ts', ...args], {
       cwd: ROOT,
-      env: { ...Object.fromEntries(clean), ...env },
+      env: { ...Object.fromEntries(clean), MODEL_DIR, ...env },
       detached: true,
     })
     alive.add(child)

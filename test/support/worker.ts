@@ -4,7 +4,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import type { TestQueue } from './queue.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
-export const MODEL_DIR = `${ROOT}gpu-worker/checkpoint`
+export const MODEL_DIR = `${ROOT}test/fixtures/checkpoint`
 const NODE_FLAGS = ['--disable-warning=ExperimentalWarning', '--experimental-strip-types']
 
 export type LogEntry = Record<string, unknown> & { event?: string }

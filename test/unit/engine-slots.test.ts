@@ -9,7 +9,7 @@ import { drawPicture } from '../support/pictures.ts'
 
 vi.setConfig({ testTimeout: 120_000 })
 
-const MODEL_DIR = fileURLToPath(new URL('../../gpu-worker/checkpoint', import.meta.url))
+const MODEL_DIR = fileURLToPath(new URL('../fixtures/checkpoint', import.meta.url))
 const SLOTS = 4
 
 const request = (seed: number, changes: Partial<ImageRequest> = {}): ImageRequest => ({

@@ -13,7 +13,7 @@ import type { ImageRequest, Progress } from '../../gpu-worker/pipeline/image-req
 import { createCheckpointCopies } from '../support/checkpoints.ts'
 import { drawPicture } from '../support/pictures.ts'
 
-const MODEL_DIR = fileURLToPath(new URL('../../gpu-worker/checkpoint', import.meta.url))
+const MODEL_DIR = fileURLToPath(new URL('../fixtures/checkpoint', import.meta.url))
 const REQUEST: ImageRequest = {
   prompt: "A poster with 'Grand Opening'",
   width: 64,

@@ -12,7 +12,7 @@ import { PUBLISHED_CONFIGS } from '../../support/published.ts'
 import { toFloatBytes, writeSafetensors } from '../../support/safetensors.ts'
 
 const GOLDEN = fileURLToPath(new URL('../../fixtures/golden/checkpoint', import.meta.url))
-const BUNDLED = fileURLToPath(new URL('../../../gpu-worker/checkpoint', import.meta.url))
+const SERVED = fileURLToPath(new URL('../../fixtures/checkpoint', import.meta.url))
 
 let copies: CheckpointCopies
 beforeAll(async () => {
@@ -223,7 +223,7 @@ test.each<[string, string, (config: Record<string, unknown>) => void, string]>([
   ],
   ['more steps than a request may ask', 'serving.json', (c) => (c.steps = 101), 'steps: '],
 ])('%s is refused with file and key: %s', async (_name, file, change, reason) => {
-  const dir = await withChange(file, change, BUNDLED)
+  const dir = await withChange(file, change, SERVED)
   const message = await messageOf(openCheckpoint(dir))
   expect(message).toContain(`${join(dir, file)}: `)
   expect(message).toContain(reason)

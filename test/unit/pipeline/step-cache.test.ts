@@ -15,7 +15,7 @@ import { fromPatches, toPatches } from '../../../gpu-worker/pipeline/patches.ts'
 import { createStepCache } from '../../../gpu-worker/pipeline/step-cache.ts'
 
 const GOLDEN = 'test/fixtures/golden'
-const BUNDLED = fileURLToPath(new URL('../../../gpu-worker/checkpoint', import.meta.url))
+const SERVED = fileURLToPath(new URL('../../fixtures/checkpoint', import.meta.url))
 const CPU = { compute: 'float32', threads: 1 } as const
 
 const cases = (await readCases(GOLDEN)).filter(({ kind }) => kind === 'diffusion')
@@ -214,7 +214,7 @@ test.each(['stepCache', 'firstBlockCache'] as const)(
     } as const
     const draw = async (threshold?: number) => {
       const options = threshold === undefined ? {} : { [option]: threshold }
-      const pipeline = await openPipeline(BUNDLED, { threads: 1, ...options })
+      const pipeline = await openPipeline(SERVED, { threads: 1, ...options })
       const { sha256 } = await pipeline.generate(request, {})
       await pipeline.close()
       return { sha256, said: pipeline.info[option] }
