@@ -149,9 +149,8 @@ describe('npm run eval', () => {
   })
 
   test('measures the bundled checkpoint, and its report says what it draws', async () => {
-    const { code } = await evaluate(
-      ...['--suite', 'ours', '--n', '3', '--out', 'local', '--model', MODEL_DIR],
-    )
+    const flags = ['--suite', 'ours', '--n', '3', '--out', 'local', '--model', MODEL_DIR]
+    const { code } = await evaluate(...flags)
     expect(code).toBe(0)
     const report = await reportOf('local')
     expect(report).toMatchObject({

@@ -16,15 +16,10 @@ import { MODEL_DIR } from '../support/worker.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const NODE = ['--disable-warning=ExperimentalWarning', '--experimental-strip-types']
-const SMALL = [
-  ...['--prompt', 'x', '--size', '64x64', '--steps', '1', '--seed', '7', '--threads', '1'],
-  ...['--model', MODEL_DIR],
-]
+const MODEL = ['--model', MODEL_DIR]
+const SMALL = [...'--prompt x --size 64x64 --steps 1 --seed 7 --threads 1'.split(' '), ...MODEL]
 /** Longer than any test waits. */
-const LARGE = [
-  ...['--prompt', 'x', '--size', '2048x2048', '--steps', '100', '--threads', '1'],
-  ...['--model', MODEL_DIR],
-]
+const LARGE = [...'--prompt x --size 2048x2048 --steps 100 --threads 1'.split(' '), ...MODEL]
 /** With the bundled checkpoint, which draws no smaller one. */
 const BUNDLED = ['--prompt', 'x', '--size', '256x256', '--steps', '1', '--threads', '1']
 

@@ -5,14 +5,14 @@ import { openPipeline } from '../../../gpu-worker/pipeline/glm-image.ts'
 import { BACKENDS } from '../../../gpu-worker/pipeline/session.ts'
 import { drawPicture } from '../../support/pictures.ts'
 
-const BUNDLED = fileURLToPath(new URL('../../../gpu-worker/checkpoint', import.meta.url))
+const SERVED = fileURLToPath(new URL('../../fixtures/checkpoint', import.meta.url))
 
 test('the same seed gives the same bytes on both backends, edits too, and nothing of the runtime is left', async () => {
   const plain = { prompt: "A sign 'OPEN'", seed: 3, steps: 4, format: 'png' } as const
   const images = [await drawPicture(1, { width: 96, height: 64 })]
   const drawn: string[][] = []
   for (const backend of BACKENDS) {
-    const pipeline = await openPipeline(BUNDLED, { threads: 2, batch: 4, backend })
+    const pipeline = await openPipeline(SERVED, { threads: 2, batch: 4, backend })
     const made = [
       await pipeline.generate({ ...plain, width: 96, height: 64 }, {}),
       await pipeline.generate({ ...plain, width: 256, height: 128, seed: 4 }, {}),

@@ -1,10 +1,12 @@
 import { fileURLToPath } from 'node:url'
 import { beforeAll, expect, test } from 'vitest'
 import { openCheckpoint } from '../../../gpu-worker/model/checkpoint.ts'
-import type { Checkpoint } from '../../../gpu-worker/model/checkpoint.ts'
-import { compareAutoregressive, compareTokenizer } from '../../../gpu-worker/parity/autoregressive.ts'
+import {
+  compareAutoregressive,
+  compareTokenizer,
+} from '../../../gpu-worker/parity/autoregressive.ts'
 import { readCases } from '../../../gpu-worker/parity/cases.ts'
-import type { ParityCase } from '../../../gpu-worker/parity/cases.ts'
+import type { ParityCase, ParitySubject } from '../../../gpu-worker/parity/cases.ts'
 import {
   compareDiffusion,
   compareGlyph,
@@ -20,7 +22,7 @@ const REFERENCE = fileURLToPath(new URL('../../fixtures/trained', import.meta.ur
 /** Of logits up to some 30 and of latents of spread 1: about the sixth digit. */
 const TOLERANCE = 2e-4
 
-type Compare = (checkpoint: Checkpoint, dir: string, one: ParityCase) => Promise<ParityRow[]>
+type Compare = (subject: ParitySubject, one: ParityCase) => Promise<ParityRow[]>
 const COMPARISONS: Record<string, Compare> = {
   autoregressive: compareAutoregressive,
   glyph: compareGlyph,
@@ -31,9 +33,10 @@ const COMPARISONS: Record<string, Compare> = {
 }
 const cases = await readCases(REFERENCE)
 
-let checkpoint: Checkpoint
+let subject: ParitySubject
 beforeAll(async () => {
-  checkpoint = await openCheckpoint(BUNDLED)
+  const options = { compute: 'float32', threads: 1 } as const
+  subject = { checkpoint: await openCheckpoint(BUNDLED), dir: REFERENCE, options }
 })
 
 test('every stage has a case of the reference', () => {
@@ -44,7 +47,7 @@ test.each(cases)(
   '$name: trained weights give the integers of the reference exactly and its floats within 0.0002',
   { timeout: 60_000 },
   async (one) => {
-    const rows = (await COMPARISONS[one.kind]?.(checkpoint, REFERENCE, one)) ?? []
+    const rows = (await COMPARISONS[one.kind]?.(subject, one)) ?? []
     expect(rows).not.toEqual([])
     expect(rows.filter((row) => row.mismatches > 0 || row.maxDifference > TOLERANCE)).toEqual([])
   },
