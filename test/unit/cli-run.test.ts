@@ -69,7 +69,7 @@ test('images are edited at their own size, and the sidecar names them', async ()
   const first = await drawPicture(1, { width: 96, height: 64 })
   await writeFile(join(dir, 'one.png'), first)
   await writeFile(join(dir, 'two.jpg'), await drawPicture(2, { width: 64, height: 64 }, 'jpeg'))
-  const edit = ['--prompt', 'x', '--steps', '1', '--seed', '7', '--threads', '1']
+  const edit = ['--prompt', 'x', '--steps', '1', '--seed', '7', '--threads', '1', ...MODEL]
   const images = ['--image', 'one.png', '--image', 'two.jpg']
   const run = generate([...edit, ...images, '--out', 'a.png'])
   const { code, err } = await run.ended
