@@ -71,6 +71,9 @@ const MAX_ATTEMPTS = 2
 /** A page of the listing holds a thousand objects; a job has some ten of each kind and a few crashes' leftovers. */
 const MAX_LIST_PAGES = 10
 
+/** Under the 50 sockets of the SDK: nobody's time runs out while it waits for one. */
+const REMOVALS_AT_ONCE = 32
+
 /** The form of every key that a worker writes; anything else is a bug or an attack. */
 const KEY_FORM =
   /^images\/(job_[0-9a-z]+)\/[0-9]{1,2}-[0-9]{1,9}-[0-9a-f]{64}\.(png|webp|jpeg|avif)$/
@@ -154,14 +157,18 @@ export function createS3Objects(settings: S3Settings): ObjectStore {
 }
 
 function createS3Inputs(client: S3Client, Bucket: string) {
-  const removeAll = (found: readonly { Key?: string | undefined }[]) =>
-    withTimeout((abortSignal) =>
-      Promise.all(
-        found.map(({ Key }) =>
-          client.send(new DeleteObjectCommand({ Bucket, Key }), { abortSignal }),
+  const removeAll = async (found: readonly { Key?: string | undefined }[]) => {
+    for (let first = 0; first < found.length; first += REMOVALS_AT_ONCE) {
+      const some = found.slice(first, first + REMOVALS_AT_ONCE)
+      await withTimeout((abortSignal) =>
+        Promise.all(
+          some.map(({ Key }) =>
+            client.send(new DeleteObjectCommand({ Bucket, Key }), { abortSignal }),
+          ),
         ),
-      ),
-    )
+      )
+    }
+  }
   const removeUnder = async (Prefix: string) => {
     const list = new ListObjectsV2Command({ Bucket, Prefix })
     for (let page = 0; page < MAX_LIST_PAGES; page++) {

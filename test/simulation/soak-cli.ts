@@ -8,7 +8,7 @@ const HELP = `Usage: npm run soak -- [--minutes 60] [--seed 1] [--model DIR] [--
 Runs everything that npm start runs under mixed load: three dialects, sizes and numbers of pictures, edits, cancels,
 deletes, quotes, statements and webhooks. In the first half gateway and worker are killed at random; in the second they
 are left alone, and the memory of each process is watched. Then every order, picture and charge is compared. Ends with 1
-when anything was lost or doubled, or memory grew by more than a tenth. A run of less than 20 minutes says little of memory.
+when anything was lost or doubled, or memory grew by more than a tenth. A run of less than 25 minutes says little of memory.
 
   --model  a checkpoint that draws quickly (the one of the fixtures)`
 

@@ -5,16 +5,19 @@ import { promisify } from 'node:util'
 /** What runs under `npm start`. */
 export type SoakPart = 'launcher and queue' | 'gateway' | 'worker' | 'engine' | 'database'
 
-interface Sample {
+export interface MemorySample {
   atMs: number
   mib: number
 }
 
+/** What was measured of each process, by its part and its id. */
+export type Lives = ReadonlyMap<`${SoakPart} ${number}`, readonly MemorySample[]>
+
 export interface MemoryOfPart {
   part: SoakPart
-  /** Processes that it has had, one after the other. */
+  /** Processes that it has had, one after the other; of the database how many were measured, side by side. */
   lives: number
-  /** Of the longest life, without its first minute. */
+  /** Of the longest life, without its first minute; of the database from some minutes after the last kill on. */
   minutes: number
   firstMib: number
   lastMib: number
@@ -34,14 +37,20 @@ export interface MemoryWatch {
 const SAMPLE_MS = 5_000
 /** Code is compiled, caches and pools fill. */
 const WARM_UP_MS = 60_000
+/** Until a connection has planned nearly everything that is ever asked; each does so for itself. */
+const PLANNING_MS = 180_000
 const LEAST_MINUTES = 8
 /** Growth of the later half of a life that is no noise of a collector. */
 const FLAT_GROWTH = 0.1
 const run = promisify(execFile)
 
-/** Samples the memory of a launcher and of everything under it: what is resident, of PostgreSQL what is its own. */
-export function watchMemory(launcherPid: number): MemoryWatch {
-  const lives = new Map<string, Sample[]>()
+/**
+ * Samples the memory of a launcher and of everything under it: what is resident, of PostgreSQL what is its own.
+ *
+ * @param quietAtMs when the last kill is, in milliseconds from now
+ */
+export function watchMemory(launcherPid: number, quietAtMs: number): MemoryWatch {
+  const lives = new Map<`${SoakPart} ${number}`, MemorySample[]>()
   const startMs = performance.now()
   let isOver = false
   const loop = (async () => {
@@ -54,7 +63,7 @@ export function watchMemory(launcherPid: number): MemoryWatch {
     async stop() {
       isOver = true
       await loop
-      return PARTS.map(([part]) => summarize(part, lives)).filter((one) => one.lives > 0)
+      return summarizeMemory(lives, quietAtMs)
     },
   }
 }
@@ -70,7 +79,7 @@ const PARTS: readonly [SoakPart, RegExp][] = [
 
 async function sample(
   launcherPid: number,
-  lives: Map<string, Sample[]>,
+  lives: Map<`${SoakPart} ${number}`, MemorySample[]>,
   atMs: number,
 ): Promise<void> {
   const { stdout } = await run('ps', ['-eo', 'pid=,ppid=,rss=,args='])
@@ -86,49 +95,82 @@ async function sample(
     size = pids.size
     for (const { pid, parent } of rows) if (pids.has(parent)) pids.add(pid)
   }
-  let databaseKib = 0
   for (const { pid, kib, args } of rows.filter((row) => pids.has(row.pid))) {
     const part = PARTS.find(([, pattern]) => pattern.test(args))?.[0]
-    if (part === 'database') databaseKib += await ownOf(pid, kib)
-    else if (part) note(lives, `${part} ${pid}`, { atMs, mib: kib / 1024 })
+    if (part === undefined) continue
+    const own = part === 'database' ? await ownOf(pid, kib) : kib
+    if (own === null) continue
+    const name = `${part} ${pid}` as const
+    const life = lives.get(name) ?? []
+    life.push({ atMs, mib: own / 1024 })
+    lives.set(name, life)
   }
-  if (databaseKib > 0) note(lives, 'database 0', { atMs, mib: databaseKib / 1024 })
 }
 
 /**
- * What a process of PostgreSQL has for itself, with its share of the program; without the buffers that all share, which
- * fill up to the size that is set. Nothing of one that has just ended.
+ * What a process of PostgreSQL has for itself; without the buffers that all share, which fill up to the size that is
+ * set, and without the program, whose pages belong to all servers on the machine. Null of one that has just ended.
  */
-async function ownOf(pid: number, kib: number): Promise<number> {
+async function ownOf(pid: number, kib: number): Promise<number | null> {
   if (process.platform !== 'linux') return kib
   const text = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8').catch(() => '')
-  const of = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? 0)
-  return of('Pss') - of('Pss_Shmem')
+  const own = /^Pss_Anon:\s+(\d+)/m.exec(text)?.[1]
+  return own === undefined ? null : Number(own)
 }
 
-function note(lives: Map<string, Sample[]>, name: string, sampled: Sample): void {
-  const life = lives.get(name) ?? []
-  life.push(sampled)
-  lives.set(name, life)
+/** @param quietAtMs when the last kill was, in the samples' time */
+export function summarizeMemory(lives: Lives, quietAtMs: number): MemoryOfPart[] {
+  return PARTS.flatMap(([part]) => {
+    const own = [...lives].filter(([name]) => name.startsWith(`${part} `)).map(([, life]) => life)
+    const [longest] = own.toSorted((a, b) => b.length - a.length)
+    if (longest === undefined) return []
+    if (part === 'database') return summarizeDatabase(own, quietAtMs + PLANNING_MS)
+    const startMs = (longest[0]?.atMs ?? 0) + WARM_UP_MS
+    const life = longest.filter(({ atMs }) => atMs >= startMs)
+    const maxMib = Math.max(0, ...own.flatMap((one) => one.map(({ mib }) => mib)))
+    return { part, lives: own.length, maxMib: round(maxMib), ...judge(life) }
+  })
 }
 
-function summarize(part: SoakPart, lives: ReadonlyMap<string, Sample[]>): MemoryOfPart {
-  const own = [...lives].filter(([name]) => name.startsWith(`${part} `)).map(([, life]) => life)
-  const longest = own.toSorted((a, b) => b.length - a.length)[0] ?? []
-  const startMs = (longest[0]?.atMs ?? 0) + WARM_UP_MS
-  const life = longest.filter(({ atMs }) => atMs >= startMs)
+/**
+ * A killed client takes its connections with it, and a pool opens more of them as more callers come at once, up to its
+ * bound: all of the server together is larger after the kills than amid them, and that says nothing. So the same
+ * processes are held against themselves: those that were there all the time since, connections and the server's own.
+ */
+function summarizeDatabase(
+  processes: readonly (readonly MemorySample[])[],
+  startMs: number,
+): MemoryOfPart {
+  const all = addUp(processes)
+  const window = [...all.keys()].filter((atMs) => atMs >= startMs)
+  const lasting = processes.filter((life) => {
+    const seen = new Set(life.map(({ atMs }) => atMs))
+    return window.every((atMs) => seen.has(atMs))
+  })
+  const kept = addUp(lasting)
+  const life = window.map((atMs) => ({ atMs, mib: kept.get(atMs) ?? 0 }))
+  const maxMib = round(Math.max(0, ...all.values()))
+  return { part: 'database', lives: lasting.length, maxMib, ...judge(life) }
+}
+
+/** Of all processes together, by the time of the sample. */
+function addUp(processes: readonly (readonly MemorySample[])[]): Map<number, number> {
+  const sums = new Map<number, number>()
+  for (const { atMs, mib } of processes.flat()) sums.set(atMs, (sums.get(atMs) ?? 0) + mib)
+  return sums
+}
+
+/** @param life of what is warm */
+function judge(life: readonly MemorySample[]): Omit<MemoryOfPart, 'part' | 'lives' | 'maxMib'> {
   const values = life.map(({ mib }) => mib)
   const minutes = ((life.at(-1)?.atMs ?? 0) - (life[0]?.atMs ?? 0)) / 60_000
   const quarter = Math.floor(values.length / 4)
   const before = median(values.slice(quarter, 2 * quarter))
   const growth = median(values.slice(3 * quarter)) / before - 1
   return {
-    part,
-    lives: own.length,
     minutes: round(minutes),
     firstMib: round(values[0] ?? 0),
     lastMib: round(values.at(-1) ?? 0),
-    maxMib: round(Math.max(0, ...own.flatMap((one) => one.map(({ mib }) => mib)))),
     slopeMibPerHour: round(slopeOf(life)),
     growth: Number.isFinite(growth) ? Math.round(growth * 1000) / 1000 : 0,
     isFlat: minutes < LEAST_MINUTES ? null : growth <= FLAT_GROWTH,
@@ -136,7 +178,7 @@ function summarize(part: SoakPart, lives: ReadonlyMap<string, Sample[]>): Memory
 }
 
 /** Least squares, per hour. */
-function slopeOf(life: readonly Sample[]): number {
+function slopeOf(life: readonly MemorySample[]): number {
   const meanAt = mean(life.map(({ atMs }) => atMs))
   const meanMib = mean(life.map(({ mib }) => mib))
   const over = life.reduce((sum, { atMs, mib }) => sum + (atMs - meanAt) * (mib - meanMib), 0)

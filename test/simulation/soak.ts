@@ -96,11 +96,12 @@ async function run(
   { stack, started, receiver, db }: Floor,
 ): Promise<SoakResult> {
   const startMs = performance.now()
-  const isQuiet = () => performance.now() - startMs > (minutes * 60_000) / 2
+  const quietAtMs = (minutes * 60_000) / 2
+  const isQuiet = () => performance.now() - startMs > quietAtMs
   const tenants = []
   for (let index = 0; index < TENANTS; index++)
     tenants.push(await createTenant(db, { org: { maxInflight: 10_000 } }))
-  const memory = watchMemory(started.child.pid ?? 0)
+  const memory = watchMemory(started.child.pid ?? 0, quietAtMs)
   const load = await startLoad({
     origin: `http://127.0.0.1:${stack.port}`,
     tenants,
@@ -114,11 +115,12 @@ async function run(
     const passed = Math.round((performance.now() - startMs) / 6_000) / 10
     say(`${passed} min: ${load.orders.length} orders, ${load.broken.length} findings`)
   }
+  const overdrawn = await countConnections(db)
   await load.stop()
   const kills = await killing
   const ran = (performance.now() - startMs) / 60_000
   const measured = await memory.stop()
-  const broken = [...load.broken, ...(await untilOver(db))]
+  const broken = [...load.broken, ...overdrawn, ...(await untilOver(db))]
   broken.push(...(await compareOrders({ db, objectDir: objectsOf(stack) }, load.orders)))
   broken.push(...(await checkBooks(db)))
   const { differences } = await compareBooks(db, { graceSeconds: 0 })
@@ -203,6 +205,23 @@ async function killParts(input: {
     kills[part] += 1
     lastMs[part] = now
   }
+}
+
+/** How many connections each part may have open: what the pools of gateway, worker and launcher are bounded by. */
+const CONNECTIONS: Readonly<Record<string, number>> = {
+  'glyphpress-gateway': 16,
+  'glyphpress-worker': 4,
+  'glyphpress-start': 2,
+}
+
+/** Amid the load, with nobody killed for a while: says which part has more connections open than its pool may. */
+async function countConnections(db: Db): Promise<string[]> {
+  const rows = await db.sql<{ part: string; count: number }[]>`
+    select application_name as part, count(*)::int from pg_stat_activity
+     where application_name like 'glyphpress-%' group by application_name`
+  return rows
+    .filter(({ part, count }) => count > (CONNECTIONS[part] ?? 0))
+    .map(({ part, count }) => `${part} has ${count} connections open`)
 }
 
 /** Until no job is under way and no webhook is due. */
