@@ -74,7 +74,8 @@ async function compare(
   for (const line of lines) {
     const ours = await expectedOf(db, orgId, invoice, line)
     if (ours === null) continue
-    if (!ours.isExact) roundedLines += 1n
+    // An adjustment brought the sum to what was due, to the cent: it leaves nothing of its own to chance.
+    if (line.metadata.adjusts_invoice === undefined) roundedLines += 1n
     expectedMicros += ours.micros
     linesMicros += fromCents(line.amount)
     if (ours.span === null) continue
@@ -92,9 +93,8 @@ async function compare(
 }
 
 type Expected =
-  /** An adjustment brought the sum to what was due, to the cent; it leaves nothing of its own to chance. */
-  | { micros: bigint; span: null; isExact: boolean }
-  | { micros: bigint; images: bigint; span: { from: Date; to: Date }; isExact: boolean }
+  | { micros: bigint; span: null }
+  | { micros: bigint; images: bigint; span: { from: Date; to: Date } }
 
 /** What our books say to a line; null for lines that are not ours. */
 async function expectedOf(
@@ -104,12 +104,12 @@ async function expectedOf(
   line: Stripe.InvoiceLineItem,
 ): Promise<Expected | null> {
   const { identifier, adjusts_invoice: adjusted } = line.metadata
-  if (adjusted !== undefined) return { micros: 0n, span: null, isExact: true }
+  if (adjusted !== undefined) return { micros: 0n, span: null }
   if (identifier !== undefined) {
     const [row] = await db.sql<{ micros: bigint }[]>`
       select due_micros - base_micros as micros from meter_report
        where identifier = ${identifier} and org_id = ${orgId}`
-    return row ? { micros: row.micros, span: null, isExact: false } : null
+    return row ? { micros: row.micros, span: null } : null
   }
   // Usage is billed after its period; the first invoice of a subscription also lists the period to come.
   const isUsage = line.parent?.type === 'subscription_item_details'
@@ -132,7 +132,7 @@ async function expectedOf(
       : await db.sql<{ micros: bigint; images: bigint }[]>`
           select due_micros as micros, quantity as images
             from told_of_span(${orgId}, ${span.from}, ${span.to})`
-  return row ? { ...row, span, isExact: false } : null
+  return row ? { ...row, span } : null
 }
 
 function joinSpans(

@@ -162,6 +162,32 @@ describe('an invoice', () => {
     expect(items.map((item) => item.amount)).toEqual([-30])
   })
 
+  test('that somebody else has adjusted by an older look too is brought back, to the cent', async () => {
+    const { tenant } = await usedAnHour(100, 12_000n)
+    await told()
+    const id = closePeriod(world.fake.state, await subscriptionOf(tenant))
+    await world.deliver()
+    const customer = world.fake.state.invoices.get(id)?.customer ?? ''
+    await world.deps.stripe.invoiceItems.create({
+      customer,
+      invoice: id,
+      currency: 'usd',
+      amount: -2,
+      metadata: { adjusts_invoice: id },
+    })
+    for (let look = 0; look < 2; look++) {
+      world.fake.advance(10 * 60_000)
+      await checkDrafts(world.deps, { limit: 10 })
+    }
+    expect(await invoiceOf(id)).toMatchObject({
+      state: 'draft',
+      problem: null,
+      amountMicros: 1_200_000n,
+    })
+    const items = [...world.fake.state.items.values()].filter((item) => item.invoice === id)
+    expect(items.map((item) => item.amount)).toEqual([-30, -2, 2])
+  })
+
   test('that is final takes no more usage: a refund goes on the next one', async () => {
     const { tenant, hour } = await usedAnHour(4)
     await told()
