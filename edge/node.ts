@@ -1,5 +1,5 @@
 import { readNodeEnv } from './node/env.ts'
-import { openTracing } from './node/observing.ts'
+import { openTracing } from './node/exporting.ts'
 import { startGateway } from './node/server.ts'
 import type { Gateway } from './node/server.ts'
 import { traceFields } from './node/tracing.ts'

@@ -3,22 +3,15 @@ import type { Pool } from '../../db/client.ts'
 import type { DispatchQueue } from '../enqueue.ts'
 import type { NodeEnv } from '../env.ts'
 import type { Metrics } from '../metrics.ts'
-import type { Tracing } from './telemetry.ts'
+import { openFigures } from './exporting.ts'
 import { startSpan } from './tracing.ts'
 
-export interface Observing {
-  /** Absent where nobody reads them. */
-  readonly metrics?: Metrics
-  close(): void
-}
-
 /**
- * Opens the figures of a process where its environment asks for them. A port that cannot be had is logged, and the process
- * goes on without: customers come first.
+ * Opens the figures of a process where its environment asks for them, as `openFigures` says.
  *
  * @param isSweeping whether the figures of the books are among them
  */
-export async function openMetrics(
+export function openMetrics(
   env: Pick<NodeEnv, 'METRICS_PORT' | 'METRICS_HOST'>,
   {
     pool,
@@ -29,30 +22,10 @@ export async function openMetrics(
     isSweeping: boolean
     log: (entry: Record<string, unknown>) => void
   },
-): Promise<Observing> {
-  const { METRICS_PORT: port, METRICS_HOST: host } = env
-  if (port === undefined) return { close: () => {} }
-  const { createPrometheus } = await import('./prometheus.ts')
-  const { serveMetrics } = await import('./metrics-server.ts')
-  const { registry, metrics } = createPrometheus(pool, { isSweeping })
-  try {
-    const server = await serveMetrics(registry, { host, port })
-    log({ level: 'info', event: 'metrics', url: server.url })
-    return { metrics, close: () => server.close() }
-  } catch (error) {
-    log({ level: 'error', event: 'metrics_unavailable', error: String(error) })
-    return { close: () => {} }
-  }
-}
-
-/** Sends the spans of a process to the collector that its environment names; null where it names none. */
-export async function openTracing(
-  { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint }: Pick<NodeEnv, 'OTEL_EXPORTER_OTLP_ENDPOINT'>,
-  about: { serviceName: string; log: (entry: Record<string, unknown>) => void },
-): Promise<Tracing | null> {
-  if (endpoint === undefined) return null
-  const { startTracing } = await import('./telemetry.ts')
-  return startTracing({ endpoint, ...about })
+) {
+  const create = async () =>
+    (await import('./prometheus.ts')).createPrometheus(pool, { isSweeping })
+  return openFigures(env, { create, log })
 }
 
 /** The same reservation, timed and as a span of its own. */

@@ -4,28 +4,13 @@ import { setTimeout as wait } from 'node:timers/promises'
 import type { Engine } from '../../gpu-worker/engine.ts'
 import { readWorkerEnv } from '../../gpu-worker/env.ts'
 import { startWorker } from '../../gpu-worker/worker.ts'
+import { ENGINE_INFO } from '../support/engine-info.ts'
 
 const DRAW_MS = Number(process.env.DRAW_MS)
 const log = (entry: Record<string, unknown>) => console.log(JSON.stringify(entry))
 
 const engine: Engine = {
-  info: {
-    model: 'glm-image',
-    notice: null,
-    size: {
-      default: '256x256',
-      recommended: ['256x256'],
-      minSide: 64,
-      maxSide: 2048,
-      multipleOf: 32,
-      maxPixels: 4_194_304,
-    } as unknown as Engine['info']['size'],
-    images: null,
-    steps: 1,
-    guidanceScale: 1,
-    weightsHash: 'none',
-    provider: 'cpu',
-  },
+  info: ENGINE_INFO,
   pid: undefined,
   async generate({ width = 256, height = 256, seed }, hooks) {
     log({ event: 'drawing', atMs: Date.now() })

@@ -5,27 +5,10 @@ import type { Engine } from '../../gpu-worker/engine.ts'
 import { readWorkerEnv } from '../../gpu-worker/env.ts'
 import { attendMachine } from '../../gpu-worker/interruption.ts'
 import { WORKER_TIMES, startWorker } from '../../gpu-worker/worker.ts'
-
-const size = {
-  default: '256x256',
-  recommended: ['256x256'],
-  minSide: 64,
-  maxSide: 2048,
-  multipleOf: 32,
-  maxPixels: 4_194_304,
-}
+import { ENGINE_INFO } from '../support/engine-info.ts'
 
 const engine: Engine = {
-  info: {
-    model: 'glm-image',
-    notice: null,
-    size: size as unknown as Engine['info']['size'],
-    images: null,
-    steps: 1,
-    guidanceScale: 1,
-    weightsHash: 'none',
-    provider: 'cpu',
-  },
+  info: ENGINE_INFO,
   pid: undefined,
   async generate({ width = 256, height = 256, seed }, hooks) {
     await wait(30 + Math.random() * 100, undefined, hooks?.signal ? { signal: hooks.signal } : {})

@@ -10,6 +10,7 @@ import { createPictureReader } from './picture-reader.ts'
 import { createPictureStore } from './picture-store.ts'
 import type { Random } from './random.ts'
 import type { World } from './world.ts'
+import { ENGINE_INFO } from '../support/engine-info.ts'
 
 /** Beats come soon, so that they too meet faults; leases end when the world says that time has passed. */
 const TIMES = { leaseSeconds: 120, beatSeconds: 1, progressIntervalMs: 100, retrySeconds: [0] }
@@ -118,16 +119,7 @@ let made = 0
 /** Makes pictures that differ, in no time, now and then slowly or not at all. */
 function createEngine(world: World, random: Random, workerId: string, onDraw: () => void): Engine {
   return {
-    info: {
-      model: 'glm-image',
-      notice: null,
-      size: { min: 32, max: 2048, multiple: 32 } as unknown as Engine['info']['size'],
-      images: null,
-      steps: 1,
-      guidanceScale: 1,
-      weightsHash: 'none',
-      provider: 'cpu',
-    },
+    info: ENGINE_INFO,
     pid: undefined,
     async generate({ width = 256, height = 256, seed, tokens }, hooks) {
       onDraw()

@@ -10,7 +10,8 @@ const MAY_IMPORT: Record<string, string[]> = {
   db: [],
   billing: ['db/'],
   edge: ['db/', 'billing/'],
-  'gpu-worker': ['db/', 'billing/'],
+  // Figures and spans leave every process by the same door.
+  'gpu-worker': ['db/', 'billing/', 'edge/node/exporting.ts'],
   // The launcher and the operator's commands make keys in the gateway's own form and under its pepper; everything
   // else is started as processes.
   infra: ['gpu-worker/settings.ts', 'db/', 'billing/', 'edge/api-key.ts', 'edge/pepper.ts'],
@@ -33,10 +34,10 @@ const OWNERS: [name: RegExp, owners: RegExp][] = [
   [/^stripe$/, /^billing\/stripe\/client\.ts$/],
   // What is looked at from outside must not find its way into the Worker, nor into the story of a job.
   [/^@opentelemetry\/api$/, /^(edge\/node|gpu-worker)\/tracing\.ts$/],
-  [/^@opentelemetry\/(?!api$)/, /^(edge\/node|gpu-worker)\/telemetry\.ts$/],
+  [/^@opentelemetry\/(?!api$)/, /^edge\/node\/telemetry\.ts$/],
   [
     /^prom-client$/,
-    /^(edge\/node\/(prometheus|service-gauges|metrics-server)|gpu-worker\/(metrics|metrics-server))\.ts$/,
+    /^(edge\/node\/(prometheus|service-gauges|metrics-server)|gpu-worker\/metrics)\.ts$/,
   ],
   [/^(aws-cdk-lib|constructs)(\/|$)/, /^infra\/cdk\//],
 ]
