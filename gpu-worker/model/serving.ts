@@ -52,6 +52,9 @@ export const servingSchema = z
     images: z
       .object({ max_count: count.default(8), max_pixels: count.default(MAX_CONDITION_PIXELS) })
       .prefault({}),
+    /** For whoever reads the file: under what terms the weights may be used, and what they were trained on. */
+    licence: z.string().optional(),
+    training: z.record(z.string(), z.union([z.string(), z.number()])).optional(),
   })
   .transform(({ size, images, ...raw }) => ({
     model: raw.model,
