@@ -33,7 +33,7 @@ export const workerSchema = z
     /** Absent: what the engine finds best. */
     THREADS: z.coerce.number().int().min(1).max(256).optional(),
     PROVIDER: z.enum(['cpu', 'cuda']).default('cpu'),
-    /** How onnxruntime is reached: by its own binding, or by its C interface. Absent: see `defaultBackend`. */
+    /** How onnxruntime is reached: by its own binding, or by its C interface. Absent: see `DEFAULT_BACKEND`. */
     ENGINE_BACKEND: z.enum(['node', 'capi']).optional(),
     /** Jobs at once: their layouts are written together, and one is painted meanwhile. Absent: see `slotsOf`. */
     SLOTS: z.coerce.number().int().min(1).max(16).optional(),

@@ -18,7 +18,7 @@ export type Backend = 'node' | 'capi'
 export interface SessionOptions {
   threads?: number
   provider?: Provider
-  /** Absent: `defaultBackend` of the provider. */
+  /** Absent: `DEFAULT_BACKEND`. */
   backend?: Backend
   /**
    * False leaves weights in the type of the file and casts them at each run: a session of any size then opens at

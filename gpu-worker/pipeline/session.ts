@@ -16,20 +16,18 @@ export type {
 export const BACKENDS = ['node', 'capi'] as const satisfies readonly Backend[]
 
 /**
- * Which backend is used where none is named.
+ * Where none is named, whatever the provider.
  *
- * Both are the same library and gave the same bytes for the same seed on one machine. On a processor the C interface is not
- * faster where it was measured (`npm run bench:engine`): nothing has to be carried anywhere, and each of its runs waits for
- * another thread, which on a busy machine takes longer than a token of a small model. On a card it is expected to be, since
- * the cache of a picture stays there from token to token; that was never run, and `npm run bench:engine -- --provider cuda
- * --backend both` decides it.
+ * Both are the same library and gave the same bytes for the same seed on one machine. On two quiet cores they take as long
+ * (`npm run bench:engine`, half a billion parameters: a token 40 ms, of 4 pictures 69 against 65 by the C interface, of 16 130
+ * against 116; a denoising step 2 to 7 percent less by the package's own), so the one that needs nothing more is taken. On a
+ * card the C interface is expected to win, since the cache of a picture stays there from token to token; that was never run,
+ * and `npm run bench:engine -- --provider cuda --backend both` decides it.
  */
-export function defaultBackend(_provider: Provider): Backend {
-  return 'node'
-}
+export const DEFAULT_BACKEND: Backend = 'node'
 
-export function backendOf({ backend, provider = 'cpu' }: SessionOptions): Backend {
-  return backend ?? defaultBackend(provider)
+export function backendOf({ backend }: Pick<SessionOptions, 'backend'>): Backend {
+  return backend ?? DEFAULT_BACKEND
 }
 
 /** The version of the runtime behind a backend. */
@@ -69,7 +67,7 @@ export async function openSession(
  */
 export async function requireProvider({
   provider = 'cpu',
-  backend = defaultBackend(provider),
+  backend = DEFAULT_BACKEND,
 }: Pick<SessionOptions, 'provider' | 'backend'>): Promise<void> {
   if (provider === 'cpu' && backend === 'node') return
   const g = createGraph({ name: 'probe', compute: 'float32' })

@@ -18,7 +18,7 @@
  * the same process by two graphs of one product each, so that a floor is what this runtime reaches on this machine.
  *
  * The card's path has never been run: `--provider cuda --backend both` is what proves it, and what decides which backend is
- * the default there (`defaultBackend`).
+ * the default there (`DEFAULT_BACKEND`).
  */
 import { execFile, execFileSync } from 'node:child_process'
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
