@@ -1,6 +1,6 @@
 import { EngineError } from '../engine-error.ts'
 import { createGraph } from '../onnx/graph.ts'
-import type { Backend, Provider, Session, SessionOptions } from '../onnxruntime/backend.ts'
+import type { Backend, Session, SessionOptions } from '../onnxruntime/backend.ts'
 
 export type {
   Backend,
