@@ -1,10 +1,10 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 
-import { TENSOR_FOLDERS } from './checkpoint.ts'
 import type { Checkpoint, TensorFolder } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
-import { isOfPart } from './memory.ts'
+import { neededTensors } from './memory.ts'
+import type { QuantisedWeights } from './quantised.ts'
 
 /** These run in float32 on a card too; all others in the type of the file. */
 const IN_FLOAT32: ReadonlySet<TensorFolder> = new Set(['vae', 'text_encoder'])
@@ -15,14 +15,15 @@ const MIB = 2 ** 20
  * Refuses a checkpoint whose weights have no room on the card, before any is copied there: the runtime would say so after
  * minutes, and not how much is missing.
  *
- * @param readFree free bytes of the card, null where nothing tells
+ * @param options.readFree free bytes of the card, null where nothing tells
  * @throws CheckpointError stating both sizes
  */
 export async function requireCardMemory(
   checkpoint: Checkpoint,
-  readFree: () => Promise<number | null> = readFreeOfCard,
+  options: { quantised?: QuantisedWeights; readFree?: () => Promise<number | null> } = {},
 ): Promise<void> {
-  const needed = await cardBytes(checkpoint)
+  const { quantised, readFree = readFreeOfCard } = options
+  const needed = await cardBytes(checkpoint, quantised)
   const free = await readFree()
   if (free === null || needed <= free) return
   const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1)
@@ -32,16 +33,14 @@ export async function requireCardMemory(
 }
 
 /** What a picture out of text needs there; the work itself comes on top. */
-export async function cardBytes(checkpoint: Checkpoint): Promise<number> {
+export async function cardBytes(
+  checkpoint: Checkpoint,
+  quantised?: QuantisedWeights,
+): Promise<number> {
   let bytes = 0
-  for (const folder of TENSOR_FOLDERS) {
-    const tensors = await checkpoint.tensors(folder)
-    for (const name of tensors.names()) {
-      if (!isOfPart(folder, name, 'text')) continue
-      const { dtype, length } = tensors.get(name)
-      const isWidened = IN_FLOAT32.has(folder) && (dtype === 'BF16' || dtype === 'F16')
-      bytes += isWidened ? 2 * length : length
-    }
+  for (const { folder, ref } of await neededTensors(checkpoint, quantised)) {
+    const isWidened = IN_FLOAT32.has(folder) && (ref.dtype === 'BF16' || ref.dtype === 'F16')
+    bytes += isWidened ? 2 * ref.length : ref.length
   }
   return bytes
 }

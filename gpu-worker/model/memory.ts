@@ -4,6 +4,7 @@ import { TENSOR_FOLDERS } from './checkpoint.ts'
 import type { Checkpoint, TensorFolder } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
 import type { QuantisedWeights } from './quantised.ts'
+import type { TensorRef } from './safetensors.ts'
 
 /** What is opened together: everything that a picture out of text needs, or what reads condition images. */
 type Part = 'text' | 'images'
@@ -53,6 +54,31 @@ export async function requireMemory(
 }
 
 const PURPOSES: Record<Part, string> = { text: '', images: 'for reading images ' }
+
+/**
+ * What a picture out of text needs of the weights: the checkpoint's tensors but for those that have others in 8 bits to stand
+ * in for them, and these.
+ */
+export async function neededTensors(
+  checkpoint: Checkpoint,
+  quantised?: QuantisedWeights,
+): Promise<{ folder: TensorFolder; ref: TensorRef }[]> {
+  const needed: { folder: TensorFolder; ref: TensorRef }[] = []
+  for (const folder of TENSOR_FOLDERS) {
+    const tensors = await checkpoint.tensors(folder)
+    for (const name of tensors.names()) {
+      const isReplaced = quantised?.tensors.has(`${name}.values`) ?? false
+      if (isOfPart(folder, name, 'text') && !isReplaced) {
+        needed.push({ folder, ref: tensors.get(name) })
+      }
+    }
+  }
+  const { tensors } = quantised ?? {}
+  for (const name of tensors?.names() ?? []) {
+    if (tensors) needed.push({ folder: 'vision_language_encoder', ref: tensors.get(name) })
+  }
+  return needed
+}
 
 /** Size of the float32 copies that opening every stage of a part on a processor makes. */
 export async function widenedBytes(

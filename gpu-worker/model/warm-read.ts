@@ -1,8 +1,8 @@
 import { open } from 'node:fs/promises'
 
-import { TENSOR_FOLDERS } from './checkpoint.ts'
 import type { Checkpoint } from './checkpoint.ts'
-import { isOfPart, readAvailableBytes } from './memory.ts'
+import { neededTensors, readAvailableBytes } from './memory.ts'
+import type { QuantisedWeights } from './quantised.ts'
 
 /** Large enough for any disk to read on by itself. */
 const BLOCK_BYTES = 8 * 2 ** 20
@@ -25,9 +25,10 @@ interface Range {
 export async function warmFiles(
   checkpoint: Checkpoint,
   onBytes: (done: number, total: number) => void,
-  availableBytes: number = readAvailableBytes(),
+  options: { quantised?: QuantisedWeights; availableBytes?: number } = {},
 ): Promise<number> {
-  const ranges = await listRanges(checkpoint)
+  const { quantised, availableBytes = readAvailableBytes() } = options
+  const ranges = await listRanges(checkpoint, quantised)
   const total = ranges.reduce((sum, { start, end }) => sum + end - start, 0)
   if (total > availableBytes) return 0
   const block = new Uint8Array(BLOCK_BYTES)
@@ -53,20 +54,15 @@ export async function warmFiles(
 }
 
 /** Where the tensors lie, neighbours joined, in the order of the files. */
-async function listRanges(checkpoint: Checkpoint): Promise<Range[]> {
+async function listRanges(checkpoint: Checkpoint, quantised?: QuantisedWeights): Promise<Range[]> {
   const ranges: Range[] = []
-  for (const folder of TENSOR_FOLDERS) {
-    const tensors = await checkpoint.tensors(folder)
-    const own = tensors
-      .names()
-      .filter((name) => isOfPart(folder, name, 'text'))
-      .map((name) => tensors.get(name))
-      .toSorted((a, b) => (a.file === b.file ? a.offset - b.offset : a.file < b.file ? -1 : 1))
-    for (const { file, offset, length } of own) {
-      const last = ranges.at(-1)
-      if (last?.file === file && last.end === offset) last.end = offset + length
-      else ranges.push({ file, start: offset, end: offset + length })
-    }
+  const needed = (await neededTensors(checkpoint, quantised))
+    .map(({ ref }) => ref)
+    .toSorted((a, b) => (a.file === b.file ? a.offset - b.offset : a.file < b.file ? -1 : 1))
+  for (const { file, offset, length } of needed) {
+    const last = ranges.at(-1)
+    if (last?.file === file && last.end === offset) last.end = offset + length
+    else ranges.push({ file, start: offset, end: offset + length })
   }
   return ranges
 }

@@ -80,10 +80,9 @@ export async function openPipeline(
   await requireProvider(options)
   const checkpoint = await openCheckpoint(modelDir)
   const quantised = options.arWeights === 'int8' ? await openQuantised(checkpoint) : undefined
-  await (isCard
-    ? requireCardMemory(checkpoint)
-    : requireMemory(checkpoint, { ...(quantised && { quantised }) }))
-  await warmFiles(checkpoint, (done, total) => onLoading({ part: 'read', done, total }))
+  const weights = quantised ? { quantised } : {}
+  await (isCard ? requireCardMemory(checkpoint, weights) : requireMemory(checkpoint, weights))
+  await warmFiles(checkpoint, (done, total) => onLoading({ part: 'read', done, total }), weights)
   onLoading({ part: 'open', done: 0, total: 1 })
   const stages = await openStages(checkpoint, stageOptions)
   const { serving } = checkpoint

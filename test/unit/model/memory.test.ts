@@ -7,6 +7,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { cardBytes, requireCardMemory } from '../../../gpu-worker/model/card-memory.ts'
 import { openCheckpoint } from '../../../gpu-worker/model/checkpoint.ts'
 import { requireMemory } from '../../../gpu-worker/model/memory.ts'
+import { quantiseWeights } from '../../../gpu-worker/model/quantise.ts'
+import { openQuantised } from '../../../gpu-worker/model/quantised.ts'
 import { warmFiles } from '../../../gpu-worker/model/warm-read.ts'
 import { createCheckpointCopies } from '../../support/checkpoints.ts'
 import type { CheckpointCopies } from '../../support/checkpoints.ts'
@@ -52,8 +54,9 @@ test('weights that have no room on the card are refused with both sizes before t
   const dir = await mkdtemp(join(tmpdir(), 'real-size-'))
   await writeRealCheckpoint(dir, join(GOLDEN, 'processor'))
   const checkpoint = await openCheckpoint(dir)
-  const free = (gigabytes: number | null) => () =>
-    Promise.resolve(gigabytes === null ? null : gigabytes * 1e9)
+  const free = (gigabytes: number | null) => ({
+    readFree: () => Promise.resolve(gigabytes === null ? null : gigabytes * 1e9),
+  })
   await expect(requireCardMemory(checkpoint, free(24))).rejects.toMatchObject({
     code: 'model_invalid',
     message: `${dir}: needs 33.5 GB of the card's memory for its weights, 24.0 GB free`,
@@ -71,5 +74,23 @@ test('weights are read once from front to back, those of the images left out, or
   expect(seen[0]).toEqual([0, total])
   expect(seen.at(-1)).toEqual([total, total])
   expect(seen.map(([done]) => done)).toEqual(seen.map(([done]) => done).toSorted((a, b) => a - b))
-  expect(await warmFiles(checkpoint, () => {}, total - 1)).toBe(0)
+  expect(await warmFiles(checkpoint, () => {}, { availableBytes: total - 1 })).toBe(0)
+})
+
+test('8-bit weights count in place of those that they stand in for: on the card, and when they are read', async () => {
+  const checkpoint = await openCheckpoint(await copies.convert(GOLDEN, 'BF16'))
+  const stored = await cardBytes(checkpoint)
+  await quantiseWeights(checkpoint, { blockSize: 32 })
+  const quantised = await openQuantised(checkpoint)
+  const { tensors } = quantised
+  const own = tensors.names().reduce((sum, name) => sum + tensors.get(name).length, 0)
+  const written = await checkpoint.tensors('vision_language_encoder')
+  const replaced = written
+    .names()
+    .filter((name) => tensors.has(`${name}.values`))
+    .reduce((sum, name) => sum + written.get(name).length, 0)
+  expect(replaced).toBeGreaterThan(own)
+  expect(await cardBytes(checkpoint, quantised)).toBe(stored - replaced + own)
+  const read = await warmFiles(checkpoint, () => {})
+  expect(await warmFiles(checkpoint, () => {}, { quantised })).toBe(read - replaced + own)
 })
