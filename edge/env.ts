@@ -44,6 +44,24 @@ const shared = {
   SYNC_WAIT_SECONDS: z.coerce.number().int().min(1).max(290).optional(),
 }
 
+/** By W3C Baggage, as the SDK that Node has reads them. */
+function parseHeaders(text: string, context: z.RefinementCtx): Record<string, string> {
+  try {
+    const pairs = text.split(',').filter((pair) => pair.trim() !== '')
+    const headers = new Headers(pairs.map((pair) => toHeader(pair)))
+    return Object.fromEntries(headers)
+  } catch {
+    context.addIssue('must be name=value pairs with commas between')
+    return z.NEVER
+  }
+}
+
+function toHeader(pair: string): [name: string, value: string] {
+  const at = pair.indexOf('=')
+  if (at < 1) throw new TypeError('no name')
+  return [pair.slice(0, at).trim(), decodeURIComponent(pair.slice(at + 1).trim())]
+}
+
 export const workersSchema = z
   .object({
     ...shared,
@@ -52,6 +70,13 @@ export const workersSchema = z
     AWS_ACCESS_KEY_ID: z.string(),
     AWS_SECRET_ACCESS_KEY: z.string(),
     S3_BUCKET: z.string(),
+    /** Base address of a collector of OpenTelemetry's protocol over HTTP, which is sent traces. Absent: none. */
+    OTEL_EXPORTER_OTLP_ENDPOINT: z.url({ protocol: /^https?$/ }).optional(),
+    /** What the collector wants to see in the header, such as its key: `name=value`, with commas between. */
+    OTEL_EXPORTER_OTLP_HEADERS: z.string().transform(parseHeaders).optional(),
+    OTEL_SERVICE_NAME: z.string().min(1).default('glyphpress-gateway'),
+    /** Share of the traces that begin at the gateway and are kept, 0 to 1; a caller's own choice goes first. */
+    OTEL_TRACES_SAMPLER_ARG: z.coerce.number().min(0).max(1).default(1),
     /** The binding; where it leads is asked for with every request. */
     HYPERDRIVE: z.unknown().optional(),
   })

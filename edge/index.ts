@@ -27,11 +27,15 @@ import { createKeyCache } from './key-cache.ts'
 import { createRateLimiter } from './limits.ts'
 import { createLostCalls } from './lost-calls.ts'
 import { createS3Objects } from './objects.ts'
+import { observeQueue, observeReserve } from './observe-calls.ts'
 import { createStatusReader } from './service-status.ts'
+import { startSpan } from './spans.ts'
 import { createStripeDeps } from './stripe.ts'
 import { sweepOnce } from './sweep.ts'
 import { createUploadPlaces } from './upload-places.ts'
 import { createJobWaiter } from './waiter.ts'
+import { startWorkersTracing } from './workers-tracing.ts'
+import type { WorkersTracing } from './workers-tracing.ts'
 import { createWorkersWebhookSender } from './workers-webhook-sender.ts'
 
 interface Bindings {
@@ -52,6 +56,7 @@ const catalogue = createCatalogue(now)
 const lostCalls = createLostCalls(now)
 const uploads = createUploadPlaces(MAX_UPLOADS)
 const status = createStatusReader(now)
+let tracing: WorkersTracing | null = null
 /** The checked environment, or what is wrong with it: it is the same for as long as the isolate lives. */
 let checked: { env: WorkersEnv } | { error: unknown } | null = null
 
@@ -74,13 +79,54 @@ function readEnv(bindings: Bindings): WorkersEnv {
   return checked.env
 }
 
-function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
+/** Null where nobody collects spans; one for as long as the isolate lives. */
+function openTracing(env: WorkersEnv): WorkersTracing | null {
+  const { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, OTEL_EXPORTER_OTLP_HEADERS: headers = {} } = env
+  const { OTEL_SERVICE_NAME: serviceName, OTEL_TRACES_SAMPLER_ARG: ratio } = env
+  if (endpoint === undefined) return null
+  return (tracing ??= startWorkersTracing({ endpoint, headers, serviceName, ratio }, log))
+}
+
+/** One call or cron: what it works with, and how it ends. */
+interface Call {
+  readonly deps: Deps
+  /** Once what was left for after the answer is done, sends the spans of all of it. Never throws. */
+  readonly end: () => Promise<void>
+}
+
+function openCall(bindings: Bindings, context: ExecutionContext): Call {
   const env = readEnv(bindings)
+  const spans = openTracing(env)
+  const pending = new Set<Promise<unknown>>()
+  const deps = createDeps(bindings, {
+    env,
+    background: (work) => {
+      const done = work
+        .catch((error: unknown) =>
+          log({ level: 'warn', event: 'background_failed', error: String(error) }),
+        )
+        .finally(() => pending.delete(done))
+      pending.add(done)
+      context.waitUntil(done)
+    },
+  })
+  const end = async () => {
+    while (pending.size > 0) await Promise.all(pending)
+    await spans?.flush()
+  }
+  return { deps, end }
+}
+
+function createDeps(
+  bindings: Bindings,
+  { env, background }: Pick<Deps, 'background'> & { env: WorkersEnv },
+): Deps {
   const db = openDatabase(bindings.HYPERDRIVE?.connectionString ?? env.DATABASE_URL ?? '', {
     maxConnections: MAX_CONNECTIONS,
     applicationName: 'glyphpress-edge',
   })
-  const queue = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
+  const sqs = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
+  const queue = observeQueue(sqs, { startSpan })
   const stripe = createStripeDeps(env, { db, now, log })
   const deps: Deps = {
     db,
@@ -100,20 +146,15 @@ function createDeps(bindings: Bindings, context: ExecutionContext): Deps {
     catalogue,
     waiter: createJobWaiter(db, log, syncWaitMs(env)),
     lostCalls,
-    reserve: (input) => reserveJob(db, input),
+    reserve: observeReserve((input) => reserveJob(db, input), { startSpan }),
     uploads,
     status,
     ...(bindings.SHIELD === undefined ? {} : { shield: createShield(bindings.SHIELD) }),
     sendWebhook: createWorkersWebhookSender(),
     allowLoopbackWebhooks: false,
     pokeSweep: () => deps.background(runSweep(deps)),
-    background: (work) => {
-      context.waitUntil(
-        work.catch((error: unknown) =>
-          log({ level: 'warn', event: 'background_failed', error: String(error) }),
-        ),
-      )
-    },
+    background,
+    startSpan,
     log,
   }
   return deps
@@ -152,18 +193,21 @@ function refuseToStart(error: unknown): Response {
 /** The Worker: `fetch` serves the API, `scheduled` runs the sweep every minute. */
 export default {
   async fetch(request: Request, bindings: Bindings, context: ExecutionContext): Promise<Response> {
-    let deps: Deps
+    let call: Call
     try {
-      deps = createDeps(bindings, context)
+      call = openCall(bindings, context)
     } catch (error) {
       return refuseToStart(error)
     }
-    return createApp(deps, { isBuiltPerRequest: true }).fetch(request)
+    const response = await createApp(call.deps, { isBuiltPerRequest: true }).fetch(request)
+    context.waitUntil(call.end())
+    return response
   },
   async scheduled(_: ScheduledController, bindings: Bindings, context: ExecutionContext) {
-    const deps = createDeps(bindings, context)
+    const { deps, end } = openCall(bindings, context)
     const metrics = metricPlace(readEnv(bindings))
     await runSweep(deps, metrics === null ? undefined : createFleetPublisher(metrics))
+    await end()
     await closeDatabase(deps.db)
   },
 }

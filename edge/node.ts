@@ -2,7 +2,7 @@ import { readNodeEnv } from './node/env.ts'
 import { openTracing } from './node/exporting.ts'
 import { startGateway } from './node/server.ts'
 import type { Gateway } from './node/server.ts'
-import { traceFields } from './node/tracing.ts'
+import { traceFields } from './spans.ts'
 
 /**
  * From the signal to the end of the process, whatever hangs. An orderly stop takes at most four seconds and a half;

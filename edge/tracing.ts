@@ -22,7 +22,7 @@ export interface SpanOptions {
 /** Begins a span. */
 export type StartSpan = (name: string, options?: SpanOptions) => TracedSpan
 
-/** Where nobody collects spans, as on Workers: none is made, and the context of the parent is handed on as it came. */
+/** Where nobody collects spans: none is made, and the context of the parent is handed on as it came. */
 export const passTraceOn: StartSpan = (_name, { parent } = {}) => {
   const known = parseTraceparent(parent)
   return {

@@ -21,10 +21,11 @@ import type { SweepDeps } from '../sweep.ts'
 import { createUploadPlaces } from '../upload-places.ts'
 import { createJobWaiter } from '../waiter.ts'
 import { createFileObjects } from './file-objects.ts'
-import { observeQueue, observeReserve, openMetrics } from './observing.ts'
+import { observeQueue, observeReserve } from '../observe-calls.ts'
+import { openMetrics } from './observing.ts'
 import { startSweepLoop } from './sweep-loop.ts'
 import type { SweepLoop } from './sweep-loop.ts'
-import { startSpan } from './tracing.ts'
+import { startSpan } from '../spans.ts'
 import { createNodeWebhookSender } from './webhook-sender.ts'
 
 export interface Gateway {
@@ -68,7 +69,7 @@ export async function startGateway(
   const sender = createNodeWebhookSender({ allowLoopback: allowLoopbackWebhooks })
   const now = () => new Date()
   const sqs = createSqsQueue(db, { ...queueUrls(env), ...queuePlace(env) })
-  const queue = observeQueue(sqs, metrics)
+  const queue = observeQueue(sqs, observed)
   const stripe = createStripeDeps(env, { db, now, log })
   const peppers = { pepper: env.KEY_PEPPER, previousPepper: env.KEY_PEPPER_PREVIOUS }
   const sending = { sendWebhook: sender.send, allowLoopbackWebhooks }
@@ -89,7 +90,7 @@ export async function startGateway(
     catalogue: createCatalogue(now),
     waiter: createJobWaiter(db, log, syncWaitMs(env)),
     lostCalls: createLostCalls(now),
-    reserve: observeReserve(createReserveQueue(db), metrics),
+    reserve: observeReserve(createReserveQueue(db), observed),
     uploads: createUploadPlaces(MAX_UPLOADS),
     status: createStatusReader(now),
     pokeSweep: () => sweep.poke(),

@@ -4,10 +4,11 @@ import { metricPlace, parseNodeEnv, queuePlace, queueUrls } from '../env.ts'
 import { createFleetPublisher } from '../fleet-metrics.ts'
 import { createStripeDeps } from '../stripe.ts'
 import { openTracing } from './exporting.ts'
-import { observeQueue, openMetrics } from './observing.ts'
+import { observeQueue } from '../observe-calls.ts'
+import { openMetrics } from './observing.ts'
 import { createObjects } from './server.ts'
 import { startSweepLoop } from './sweep-loop.ts'
-import { startSpan, traceFields } from './tracing.ts'
+import { startSpan, traceFields } from '../spans.ts'
 import { createNodeWebhookSender } from './webhook-sender.ts'
 
 const HELP = `npm run sweep [-- --help]
@@ -47,7 +48,7 @@ async function main(): Promise<void> {
       sendWebhook: sender.send,
       pepper: env.KEY_PEPPER,
       previousPepper: env.KEY_PEPPER_PREVIOUS,
-      queue: observeQueue(sqs, metrics),
+      queue: observeQueue(sqs, { startSpan, ...(metrics && { metrics }) }),
       objects: createObjects(env),
       ...(stripe === undefined ? {} : { stripe }),
       ...(fleet === null ? {} : { publishFleet: createFleetPublisher(fleet) }),

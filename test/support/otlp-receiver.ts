@@ -17,6 +17,8 @@ export interface OtlpReceiver {
   /** What OTEL_EXPORTER_OTLP_ENDPOINT is set to. */
   url: string
   spans: ReceivedSpan[]
+  /** Of each batch, as its headers came. */
+  authorizations: (string | undefined)[]
   close(): Promise<void>
 }
 
@@ -51,11 +53,13 @@ interface ExportRequest {
 /** A collector of OpenTelemetry's protocol over HTTP, in JSON, that keeps every span it is sent. */
 export async function startOtlpReceiver(): Promise<OtlpReceiver> {
   const spans: ReceivedSpan[] = []
+  const authorizations: (string | undefined)[] = []
   const server = createServer((request, response) => {
     const chunks: Buffer[] = []
     request.on('data', (chunk: Buffer) => chunks.push(chunk))
     request.on('end', () => {
       const isTraces = request.method === 'POST' && request.url === '/v1/traces'
+      if (isTraces) authorizations.push(request.headers.authorization)
       if (isTraces) spans.push(...read(JSON.parse(Buffer.concat(chunks).toString())))
       response.writeHead(isTraces ? 200 : 404, { 'content-type': 'application/json' }).end('{}')
     })
@@ -64,6 +68,7 @@ export async function startOtlpReceiver(): Promise<OtlpReceiver> {
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     spans,
+    authorizations,
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())

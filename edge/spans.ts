@@ -7,9 +7,9 @@ import {
   trace,
 } from '@opentelemetry/api'
 import type { Context, Span } from '@opentelemetry/api'
-import { parseTraceparent, toTraceparent } from '../../db/trace-context.ts'
-import type { TraceContext } from '../../db/trace-context.ts'
-import type { StartSpan } from '../tracing.ts'
+import { parseTraceparent, toTraceparent } from '../db/trace-context.ts'
+import type { TraceContext } from '../db/trace-context.ts'
+import type { StartSpan } from './tracing.ts'
 
 const KINDS = {
   server: SpanKind.SERVER,
