@@ -70,6 +70,7 @@ async function attend(
   const endpoint = env.IMDS === '1' ? METADATA_ENDPOINT : env.IMDS
   const { GROUP_NAME: groupName, AWS_REGION: region, AUTO_SCALING_ENDPOINT: groupEndpoint } = env
   const instanceId = groupName && (await openMetadata(endpoint).read('instance-id'))
+  if (groupName && !instanceId) log({ level: 'error', event: 'instance_unknown', group: groupName })
   const group =
     groupName && instanceId
       ? openScalingGroup({

@@ -39,13 +39,6 @@ export function createWorkerRole(
     resourceName: `*:autoScalingGroupName/${groupName}`,
     arnFormat: ArnFormat.COLON_RESOURCE_NAME,
   })
-  allow(
-    [
-      'autoscaling:CompleteLifecycleAction',
-      'autoscaling:RecordLifecycleActionHeartbeat',
-      'autoscaling:SetInstanceProtection',
-    ],
-    [group],
-  )
+  allow(['autoscaling:CompleteLifecycleAction', 'autoscaling:SetInstanceProtection'], [group])
   return role
 }

@@ -8,6 +8,8 @@ import type { ScalingGroup } from '../../gpu-worker/scaling-group.ts'
 import { openFloor, wrapEngine } from '../support/floor.ts'
 import type { Floor, InsideWorker } from '../support/floor.ts'
 import { REBALANCE_HINT, SPOT_NOTICE, startMetadataServer } from '../support/metadata-server.ts'
+import { startScalingGroupServer } from '../support/scaling-group-server.ts'
+import type { ScalingGroupServer } from '../support/scaling-group-server.ts'
 import { until } from '../support/worker.ts'
 
 // Several real processes start per test; a busy machine takes its time.
@@ -176,6 +178,61 @@ describe('a machine that is chosen by its scaling group', () => {
     await floor.queue.send(jobId)
     await floor.untilState(jobId, 'succeeded', worker)
     expect(log).toEqual([])
+  })
+})
+
+describe('a worker process in a scaling group', () => {
+  const PLACE = { groupName: 'workers', instanceId: 'i-0123456789abcdef0' }
+  let aws: ScalingGroupServer
+  beforeEach(async () => {
+    aws = await startScalingGroupServer(PLACE)
+    metadata.set('instance-id', PLACE.instanceId)
+  })
+  afterEach(() => aws.close())
+
+  const start = () =>
+    floor.startWorker({
+      IMDS: metadata.url,
+      GROUP_NAME: PLACE.groupName,
+      AUTO_SCALING_ENDPOINT: aws.url,
+      AWS_ACCESS_KEY_ID: 'test',
+      AWS_SECRET_ACCESS_KEY: 'test',
+    })
+
+  test('is in service once it has drawn, and its machine goes when it has left', async () => {
+    aws.throttle(2)
+    const worker = await start()
+    await until(
+      () => aws.instance.state === 'InService',
+      () => `the machine to be in service:\n${worker.output()}`,
+    )
+    expect(worker.log.find(({ event }) => event === 'first_picture')).toBeDefined()
+
+    aws.instance.state = 'Terminating:Wait'
+    metadata.set('autoscaling/target-lifecycle-state', 'Terminated')
+    expect(await worker.ended).toEqual({ code: 75, signal: null })
+    expect(aws.instance.state).toBe('Terminating:Proceed')
+    expect(aws.calls.filter((call) => call === 'CompleteLifecycleAction')).toHaveLength(2)
+  })
+
+  test('works all the same when the group has given its machine up', async () => {
+    aws.instance.state = 'Terminated'
+    const worker = await start()
+    const jobId = await floor.newJob({ n: 1 })
+    await floor.queue.send(jobId)
+    await floor.untilState(jobId, 'succeeded', worker)
+    expect(worker.output()).toContain('No active Lifecycle Action')
+    await floor.expectDelivered(jobId, 1)
+  })
+
+  test('says so when it cannot learn which machine it is', async () => {
+    metadata.remove('instance-id')
+    const worker = await start()
+    await until(
+      () => worker.output().includes('instance_unknown'),
+      () => `a word about it:\n${worker.output()}`,
+    )
+    expect(aws.calls).toEqual([])
   })
 })
 

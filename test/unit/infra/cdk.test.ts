@@ -264,11 +264,13 @@ describe('the fleet', () => {
     })
     expect(group()?.Properties['DesiredCapacity']).toBeUndefined()
     of('fleet').hasResourceProperties('AWS::AutoScaling::LifecycleHook', {
+      LifecycleHookName: 'ready',
       LifecycleTransition: 'autoscaling:EC2_INSTANCE_LAUNCHING',
       DefaultResult: 'ABANDON',
       HeartbeatTimeout: 900,
     })
     of('fleet').hasResourceProperties('AWS::AutoScaling::LifecycleHook', {
+      LifecycleHookName: 'leave',
       LifecycleTransition: 'autoscaling:EC2_INSTANCE_TERMINATING',
       DefaultResult: 'CONTINUE',
       HeartbeatTimeout: 318,
