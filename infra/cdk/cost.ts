@@ -12,7 +12,8 @@ const DATABASE_GIB = 50
 const SECRETS = 4
 const ALARMS = 5
 const CONNECTORS = 2
-const KEY_MONTH_DOLLARS = 1
+/** Of a connector's disk. */
+const CONNECTOR_GIB = 8
 /** By the reference implementation on an H100, and planned as the scaling policy plans it. */
 const SECONDS_PER_IMAGE = 64
 const UTILISATION = 0.6
@@ -35,7 +36,10 @@ export function idleCost(environment: Environment): CostLine[] {
     },
     {
       what: 'way to the database',
-      dollars: CONNECTORS * month(prices.TUNNEL_HOUR_DOLLARS + prices.PUBLIC_ADDRESS_HOUR_DOLLARS),
+      dollars:
+        CONNECTORS *
+        (month(prices.TUNNEL_HOUR_DOLLARS + prices.PUBLIC_ADDRESS_HOUR_DOLLARS) +
+          CONNECTOR_GIB * prices.EBS_GIB_MONTH_DOLLARS),
     },
     { what: 'weights', dollars: MODEL_GIB * prices.S3_GIB_MONTH_DOLLARS },
     {
@@ -45,7 +49,7 @@ export function idleCost(environment: Environment): CostLine[] {
         6 * prices.METRIC_MONTH_DOLLARS +
         ALARMS * prices.ALARM_MONTH_DOLLARS +
         prices.DASHBOARD_MONTH_DOLLARS +
-        KEY_MONTH_DOLLARS,
+        prices.KEY_MONTH_DOLLARS,
     },
     { what: 'Cloudflare Workers', dollars: prices.WORKERS_MONTH_DOLLARS },
     {
