@@ -2,7 +2,7 @@ import type { Report, Waits } from './report.ts'
 
 /** The figures as rows of name and value, for the terminal and the page alike. */
 export function rowsOf(report: Report): [name: string, value: string][] {
-  const { jobs, waits, turnaround, gpus, dollars } = report
+  const { jobs, tenantCap, waits, turnaround, gpus, dollars } = report
   const others = [
     ['failed', jobs.failed],
     ['expired', jobs.expired],
@@ -11,6 +11,7 @@ export function rowsOf(report: Report): [name: string, value: string][] {
   const ends = others.map(([name, count]) => `${count} ${name}`).join(', ')
   return [
     ['jobs', `${jobs.arrived} arrived, ${jobs.succeeded} succeeded, ${ends}`],
+    ['cap of a tenant', tenantCap === null ? 'none' : `${tenantCap} unfinished jobs`],
     ['retries, lost jobs', `${jobs.retries}, ${jobs.lost}`],
     ['wait, all', toText(waits.all)],
     [`wait, loudest (${waits.loudest.tenant})`, toText(waits.loudest)],

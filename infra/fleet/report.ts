@@ -23,6 +23,8 @@ export interface Report {
     /** Accepted and never ended in any way: must be 0. */
     lost: number
   }
+  /** Unfinished jobs of one tenant beyond which the next was refused (`max_inflight`); null: none was. */
+  tenantCap: number | null
   /** Seconds from arrival to the first attempt, or to the end of those that nobody began. */
   waits: { all: Waits; quietest: TenantWaits; loudest: TenantWaits; quietHalf: Waits }
   /** Seconds from arrival to the picture. */
@@ -76,6 +78,7 @@ export function reportOf(world: World): Report {
   const begun = jobs.firstStart.reduce((sum, at) => sum + (Number.isNaN(at) ? 0 : 1), 0)
   return {
     jobs: { ...counts, retries: totals.attempts - begun },
+    tenantCap: Number.isFinite(config.tenantCap) ? config.tenantCap : null,
     waits: {
       all: summarise(waits),
       quietest: { tenant: nameOf(quietest), ...of((tenant) => tenant === quietest) },

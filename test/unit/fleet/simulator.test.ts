@@ -121,10 +121,12 @@ describe('fairness', () => {
   }
 
   test('with the cap of a tenant a quiet one waits less than two job times while another sends 200 jobs', () => {
-    const { quiet, jobs } = flooded('--gpus 4..4 --tenant-cap auto')
+    const { quiet, jobs, tenantCap } = flooded('--gpus 4..4 --tenant-cap auto')
     expect(quiet.p95).toBeLessThan(2 * JOB_SECONDS)
     expect(quiet.p99).toBeLessThan(2 * JOB_SECONDS)
     expect(jobs.refused).toBeGreaterThan(100)
+    // What four GPUs do of 64 s in five minutes.
+    expect(tenantCap).toBe(18)
   })
 
   test('and on a fleet that grows', () => {
