@@ -30,18 +30,32 @@ const WITH_RESERVATION = {
   },
 }
 
-/** A job of this org with its outputs and its money, or null: another org's job is not there. */
+const findStatements = new WeakMap<Db['orm'], ReturnType<typeof prepareFind>>()
+
+/** Every call that makes a job reads it back by this: kept, so that neither side makes a plan of it each time. */
+function prepareFind(orm: Db['orm']) {
+  return orm
+    .select({ ...WITH_RESERVATION, output: jobOutput })
+    .from(job)
+    .innerJoin(reservation, eq(reservation.jobId, job.id))
+    .leftJoin(jobOutput, eq(jobOutput.jobId, job.id))
+    .where(and(eq(job.id, sql.placeholder('jobId')), eq(job.orgId, sql.placeholder('orgId'))))
+    .orderBy(jobOutput.idx)
+    .prepare('find_job')
+}
+
+/** A job of this org with its outputs and its money, of one moment, or null: another org's job is not there. */
 export async function findJob(
   db: Db,
   input: { orgId: string; jobId: string },
 ): Promise<JobWithOutputs | null> {
-  const [found] = await db.orm
-    .select(WITH_RESERVATION)
-    .from(job)
-    .innerJoin(reservation, eq(reservation.jobId, job.id))
-    .where(and(eq(job.id, input.jobId), eq(job.orgId, input.orgId)))
+  const find = findStatements.get(db.orm) ?? prepareFind(db.orm)
+  findStatements.set(db.orm, find)
+  const rows = await find.execute(input)
+  const [found] = rows
   if (!found) return null
-  return { ...found, outputs: await listOutputs(db, input.jobId) }
+  const outputs = rows.flatMap(({ output }) => (output === null ? [] : [output]))
+  return { job: found.job, reservation: found.reservation, outputs }
 }
 
 /** The org of a job, for those who look after all of them; null when there is no such job. */
