@@ -43,7 +43,8 @@ export function traceFields(): { trace_id?: string } {
   return own === undefined ? {} : { trace_id: own.traceId }
 }
 
-function contextOf(parent: string | null): Context {
+/** @param parent `traceparent` of whoever asked for the work, unchecked; null: it has none */
+export function contextOf(parent: string | null): Context {
   const known = parseTraceparent(parent)
   if (known === null) return ROOT_CONTEXT
   const { traceId, spanId, isSampled } = known

@@ -1,4 +1,5 @@
 import { openTracing } from '../edge/node/exporting.ts'
+import { traceFields } from '../edge/spans.ts'
 import { startEngine } from './engine.ts'
 import type { Engine } from './engine.ts'
 import { readWorkerEnv, slotsOf } from './env.ts'
@@ -10,7 +11,6 @@ import { attendMachine } from './interruption.ts'
 import { METADATA_ENDPOINT, openMetadata } from './metadata.ts'
 import { openScalingGroup } from './scaling-group.ts'
 import { DRAIN_MS } from './settings.ts'
-import { traceFields } from './tracing.ts'
 import { startWorker } from './worker.ts'
 import type { RunningWorker } from './worker.ts'
 

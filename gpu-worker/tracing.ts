@@ -1,13 +1,6 @@
-import {
-  ROOT_CONTEXT,
-  SpanKind,
-  SpanStatusCode,
-  TraceFlags,
-  context,
-  trace,
-} from '@opentelemetry/api'
-import type { Attributes, Context, Span } from '@opentelemetry/api'
-import { parseTraceparent } from '../db/trace-context.ts'
+import { SpanKind, SpanStatusCode, context, trace } from '@opentelemetry/api'
+import type { Attributes, Span } from '@opentelemetry/api'
+import { contextOf } from '../edge/spans.ts'
 
 /**
  * Does a piece of work under a span of its own: spans and log lines in it belong to it, also after it has waited. Until
@@ -40,12 +33,6 @@ export async function inSpan<T>(
 /** Says something of the span that is active here, if any. */
 export function describeActive(attributes: Attributes): void {
   trace.getActiveSpan()?.setAttributes(attributes)
-}
-
-/** For a log line: the trace that is active here, if any. */
-export function traceFields(): { trace_id?: string } {
-  const own = trace.getActiveSpan()?.spanContext()
-  return own !== undefined && trace.isSpanContextValid(own) ? { trace_id: own.traceId } : {}
 }
 
 export interface StageSpans {
@@ -89,12 +76,4 @@ function tracer() {
 function fail(span: Span, error: unknown): void {
   const message = error instanceof Error ? error.message : String(error)
   span.setStatus({ code: SpanStatusCode.ERROR, message })
-}
-
-function contextOf(parent: string | null): Context {
-  const known = parseTraceparent(parent)
-  if (known === null) return ROOT_CONTEXT
-  const { traceId, spanId, isSampled } = known
-  const traceFlags = isSampled ? TraceFlags.SAMPLED : TraceFlags.NONE
-  return trace.setSpanContext(ROOT_CONTEXT, { traceId, spanId, traceFlags, isRemote: true })
 }

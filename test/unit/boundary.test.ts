@@ -11,7 +11,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   billing: ['db/'],
   edge: ['db/', 'billing/'],
   // Figures and spans leave every process by the same door.
-  'gpu-worker': ['db/', 'billing/', 'edge/node/exporting.ts'],
+  'gpu-worker': ['db/', 'billing/', 'edge/node/exporting.ts', 'edge/spans.ts'],
   // The launcher and the operator's commands make keys in the gateway's own form and under its pepper; everything
   // else is started as processes.
   infra: ['gpu-worker/settings.ts', 'db/', 'billing/', 'edge/api-key.ts', 'edge/pepper.ts'],
