@@ -1,5 +1,6 @@
 import { JOB_DEADLINE_SECONDS } from '../../db/job-state.ts'
 import { ATTEMPT_SECONDS } from '../../gpu-worker/settings.ts'
+import { SPOT_SHARE } from '../cdk/prices.ts'
 import { readArrivals } from './arrivals-file.ts'
 import { drawArrivals, floodsOf, toArrivals } from './arrivals.ts'
 import type { Arrivals } from './arrivals.ts'
@@ -15,9 +16,7 @@ import type { SimulationConfig } from './world.ts'
 
 /** A Monday, so that floors by weekday would begin with a working week. */
 const START_MS = Date.UTC(2026, 0, 5)
-/** Third parties put H100 spot at 50 to 65 % below on demand. */
-const SPOT_PRICE_SHARE = 0.4
-/** And its life in busy regions at two to four hours. */
+/** Third parties put the life of H100 spot in busy regions at two to four hours. */
 const SPOT_LIFE_SECONDS = 3 * 3_600
 /**
  * Within which an automatic cap lets the fleet work off one tenant's jobs: the queue takes a tenant that has sent
@@ -51,7 +50,7 @@ export function configOf(
     deadlineSeconds: JOB_DEADLINE_SECONDS.standard,
     attemptSeconds: ATTEMPT_SECONDS,
     spotShare: options.spotShare,
-    spotPricePerGpuHour: pricePerGpuHour * SPOT_PRICE_SHARE,
+    spotPricePerGpuHour: pricePerGpuHour * SPOT_SHARE,
     spotLifeSeconds: SPOT_LIFE_SECONDS,
     finishWithinSeconds: options.finishWithinSeconds,
     crashesPerGpuHour: options.crashesPerGpuHour,

@@ -1,7 +1,8 @@
 import { parseArgs } from 'node:util'
+import { SIZE_CLASSES } from '../../db/size-classes.ts'
+import { HOURLY_DOLLARS, SPOT_SHARE } from '../cdk/prices.ts'
 import type { Flood } from './arrivals.ts'
 import type { Floor } from './scaling-policy.ts'
-import { SIZE_CLASSES } from '../../db/size-classes.ts'
 
 export interface SimulateOptions {
   hours: number | null
@@ -26,6 +27,8 @@ export interface SimulateOptions {
   out: string | null
 }
 
+const GPU_HOUR_DOLLARS = HOURLY_DOLLARS['p5.4xlarge']
+
 export const HELP = `Usage: npm run simulate -- [options]
 
 Plays a day of jobs against a fleet of GPUs on a virtual clock: the product's scaling policy, leases and retries, the
@@ -39,7 +42,7 @@ queue's fair selection. The same options give the same bytes.
   --gpus MIN..MAX      (0..16)
   --floor HH:MM-HH:MM=N  at least N GPUs at these times of UTC, every day; may be repeated
   --cap USD            the most that the fleet may cost in an hour (none)
-  --price USD          of a GPU-hour on demand; spot costs 40 % of it (6.88)
+  --price USD          of a GPU-hour on demand; spot costs ${SPOT_SHARE * 100} % of it (${GPU_HOUR_DOLLARS})
   --cold-start N       seconds from launch to the first job (that of the policy)
   --spot SHARE         of GPUs that are spot, 0 to 1 (0)
   --finish-within N    after a spot notice, seconds of work left that are still done, less than 120 (0: as the worker does)
@@ -107,7 +110,7 @@ function parse(args: string[]) {
     gpus: { ...text, default: '0..16' },
     floor: { ...text, multiple: true, default: [] as string[] },
     cap: text,
-    price: { ...text, default: '6.88' },
+    price: { ...text, default: String(GPU_HOUR_DOLLARS) },
     'cold-start': text,
     spot: { ...text, default: '0' },
     'finish-within': { ...text, default: '0' },

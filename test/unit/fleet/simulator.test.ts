@@ -177,7 +177,7 @@ describe('books', () => {
     const cheap = run('--hours 6 --rate 200 --gpus 4..4 --spot 0')
     expect(cheap.dollars.total / cheap.gpus.paidHours).toBeCloseTo(6.88, 2)
     const spot = run('--hours 6 --rate 200 --gpus 4..4 --spot 1')
-    expect(spot.dollars.total / spot.gpus.paidHours).toBeCloseTo(2.752, 2)
+    expect(spot.dollars.total / spot.gpus.paidHours).toBeCloseTo(3.44, 2)
   })
 
   test('no moment costs more than the cap', () => {
