@@ -44,7 +44,7 @@ export function startWorkersTracing(
   const processor: SpanProcessor = {
     onStart() {},
     onEnd(span) {
-      if (span.spanContext().traceFlags & 1 && ended.length < MAX_SPANS) ended.push(span)
+      if (ended.length < MAX_SPANS) ended.push(span)
     },
     forceFlush: () => Promise.resolve(),
     shutdown: () => Promise.resolve(),
